@@ -1,0 +1,35 @@
+//! What goes over the wire between machines and their control plane: metal-stack's protocols, exactly.
+//!
+//! Shared by both programs, so there is no policy here: types, their encodings, and the rules that make a value valid.
+//!
+//! - [`grpc`]: BootService and EventService (`proto/`)
+//! - [`rest`]: the REST machine and what hangs on it
+//! - [`layout`]: file system layouts
+//! - [`metal_config`]: what the boot server hands to the agent
+//! - [`event`]: names of the provisioning events
+//! - [`progress`]: what the agent tells beyond them, in the messages of `Alive` events
+//! - [`hmac`]: authentication of REST calls
+
+pub mod event;
+pub mod hmac;
+pub mod layout;
+pub mod metal_config;
+pub mod progress;
+pub mod rest;
+
+/// Code generated from `proto/api/v1`: messages, clients and servers of `api.v1`.
+#[allow(clippy::all, missing_docs)]
+pub mod grpc {
+    tonic::include_proto!("api.v1");
+}
+
+use serde::{Deserialize, Deserializer};
+
+/// Reads `null` as the type's default, since upstream's servers send `null` for empty lists and strings.
+pub fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}

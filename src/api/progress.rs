@@ -1,0 +1,150 @@
+//! What the agent tells about phases and long steps beyond metal-stack's events.
+//!
+//! It travels in the message of `Alive` events: metal-api stores neither the event nor its message, so a server that
+//! does not know this form is not disturbed. One line of `key=value` words after a marker:
+//!
+//! ```text
+//! phase name=erase state=done start_ms=3201 took_ms=412
+//! progress step=image done=104857600 total=330301440 rate=45000000 left_s=5
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+/// How a phase stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PhaseState {
+    Running,
+    Done,
+    /// Failed, and the agent went on by the phase's policy.
+    Warned,
+    Failed,
+}
+
+impl PhaseState {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Warned => "warned",
+            Self::Failed => "failed",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Running, Self::Done, Self::Warned, Self::Failed].into_iter().find(|s| s.as_str() == text)
+    }
+}
+
+/// One phase of the agent's life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Phase {
+    /// One of design.md section 2; blanks are sent as `-`.
+    pub name: String,
+    pub state: PhaseState,
+    /// Milliseconds since the agent's first line.
+    pub start_ms: u64,
+    /// Milliseconds; of a running phase, 0.
+    pub took_ms: u64,
+}
+
+/// How far a long step is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// `image`, `erase`, …
+    pub step: String,
+    /// Bytes.
+    pub done: u64,
+    /// Bytes; absent when the source did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
+    /// Bytes a second.
+    pub rate: u64,
+    /// Seconds; absent when it can't be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_s: Option<u64>,
+}
+
+/// One message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    Phase(Phase),
+    Progress(Progress),
+}
+
+impl std::fmt::Display for Note {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Phase(phase) => write!(
+                f,
+                "phase name={} state={} start_ms={} took_ms={}",
+                phase.name.replace(' ', "-"),
+                phase.state.as_str(),
+                phase.start_ms,
+                phase.took_ms
+            ),
+            Self::Progress(progress) => {
+                write!(f, "progress step={} done={}", progress.step.replace(' ', "-"), progress.done)?;
+                if let Some(total) = progress.total {
+                    write!(f, " total={total}")?;
+                }
+                write!(f, " rate={}", progress.rate)?;
+                match progress.left_s {
+                    Some(left) => write!(f, " left_s={left}"),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+impl Note {
+    /// `None` for every other text: an `Alive` event of another agent has no message or one for people.
+    pub fn parse(message: &str) -> Option<Self> {
+        let mut words = message.split_ascii_whitespace();
+        let marker = words.next()?;
+        let fields: Vec<(&str, &str)> = words.filter_map(|word| word.split_once('=')).collect();
+        let text = |key: &str| fields.iter().find(|(k, _)| *k == key).map(|(_, v)| *v);
+        let number = |key: &str| text(key).and_then(|v| v.parse::<u64>().ok());
+        match marker {
+            "phase" => Some(Self::Phase(Phase {
+                name: text("name")?.to_owned(),
+                state: PhaseState::parse(text("state")?)?,
+                start_ms: number("start_ms")?,
+                took_ms: number("took_ms")?,
+            })),
+            "progress" => Some(Self::Progress(Progress {
+                step: text("step")?.to_owned(),
+                done: number("done")?,
+                total: number("total"),
+                rate: number("rate")?,
+                left_s: number("left_s"),
+            })),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_survive_the_wire() {
+        let notes = [
+            Note::Phase(Phase { name: "hand-over".into(), state: PhaseState::Done, start_ms: 5, took_ms: 7 }),
+            Note::Progress(Progress { step: "image".into(), done: 1, total: Some(2), rate: 3, left_s: Some(4) }),
+            Note::Progress(Progress { step: "image".into(), done: 1, total: None, rate: 3, left_s: None }),
+        ];
+        for note in notes {
+            assert_eq!(Note::parse(&note.to_string()), Some(note));
+        }
+    }
+
+    #[test]
+    fn other_messages_are_no_notes() {
+        for message in ["", "still alive", "phase", "phase name=x state=odd start_ms=1 took_ms=1", "progress step=a done=-1"] {
+            assert_eq!(Note::parse(message), None, "{message}");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The kernel command line.
+//!
+//! Source: `/proc/cmdline`. Words are split at white space; only those with `=` count, split at the first one; a
+//! repeated key keeps its last value. No quoting (metal-stack's rules).
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use crate::sys::roots::Roots;
+
+/// The keys of one command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cmdline {
+    values: BTreeMap<String, String>,
+}
+
+impl Cmdline {
+    pub fn read(roots: &Roots) -> Result<Self> {
+        let path = roots.proc.join("cmdline");
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        Ok(Self::parse(&text))
+    }
+
+    pub fn parse(text: &str) -> Self {
+        let values = text
+            .split_ascii_whitespace()
+            .filter_map(|word| word.split_once('='))
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect();
+        Self { values }
+    }
+
+    /// The last value of `key`, as it stands.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.values.get(key).map(String::as_str)
+    }
+
+    /// The comma-separated parts of `key`; empty when the key is absent.
+    pub fn list(&self, key: &str) -> Vec<&str> {
+        self.get(key).map(|value| value.split(',').filter(|part| !part.is_empty()).collect()).unwrap_or_default()
+    }
+
+    /// `1`, `true`, `yes` or `on`, in any case.
+    pub fn flag(&self, key: &str) -> bool {
+        self.get(key).is_some_and(|value| ["1", "true", "yes", "on"].iter().any(|yes| value.eq_ignore_ascii_case(yes)))
+    }
+
+    /// Where MetalConfig is: `drophammer.config`, or upstream's `PIXIE_API_URL`.
+    pub fn config_url(&self) -> Option<&str> {
+        self.get("drophammer.config").or_else(|| self.get("PIXIE_API_URL"))
+    }
+
+    /// `DEBUG=1` as upstream, or `drophammer.debug=1`.
+    pub fn debug(&self) -> bool {
+        self.flag("DEBUG") || self.flag("drophammer.debug")
+    }
+
+    /// The last `console=`, as it stands, e.g. `ttyS0,115200n8`.
+    pub fn console(&self) -> Option<&str> {
+        self.get("console")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_value_of_a_key_wins_and_bare_words_are_dropped() {
+        let line = Cmdline::parse(
+            "console=ttyS1,115200n8 quiet ip=dhcp console=ttyS0,115200n8 PIXIE_API_URL=http://a/certs?x=1 DEBUG=True\n",
+        );
+        assert_eq!(line.console(), Some("ttyS0,115200n8"));
+        assert_eq!(line.config_url(), Some("http://a/certs?x=1"));
+        assert_eq!(line.get("quiet"), None);
+        assert!(line.debug());
+    }
+
+    #[test]
+    fn our_key_for_the_configuration_goes_before_upstreams() {
+        let line = Cmdline::parse("drophammer.config=http://b PIXIE_API_URL=http://a");
+        assert_eq!(line.config_url(), Some("http://b"));
+    }
+
+    #[test]
+    fn lists_are_split_at_commas() {
+        let line = Cmdline::parse("drophammer.ntp=10.0.0.1,,ntp.lab empty=");
+        assert_eq!(line.list("drophammer.ntp"), ["10.0.0.1", "ntp.lab"]);
+        assert!(line.list("empty").is_empty() && line.list("absent").is_empty());
+    }
+}

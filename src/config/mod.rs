@@ -1,0 +1,3 @@
+//! What the operator wants: the kernel command line and MetalConfig.
+
+pub mod cmdline;

@@ -1,0 +1,1 @@
+//! Disks: erase, plan, partition, file systems, mounts.

@@ -1,0 +1,1 @@
+//! The image engine: source, digest, decompression, unpacking, raw writing.

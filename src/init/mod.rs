@@ -1,0 +1,1 @@
+//! PID 1: mounts, modules, reaper, watchdog, console, exit door.

@@ -1,0 +1,1 @@
+//! What is in the machine: one file per source of facts.

@@ -1,0 +1,1 @@
+//! Links, DHCP, DNS, NTP, LLDP.

@@ -1,0 +1,4 @@
+//! The kernel's interfaces: ioctl, netlink, raw sockets, `unsafe`. No policy.
+
+pub mod roots;
+pub mod units;
