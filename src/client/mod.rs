@@ -1,1 +1,13 @@
-//! What the agent asks of the control plane: boot service, events, REST.
+//! What the agent asks of the control plane.
+//!
+//! - [`boot`]: gRPC BootService over mTLS
+//! - [`events`]: provisioning events, sent in order from a queue
+//! - [`rest`]: the machine and its allocation, with HMAC
+//! - [`metal_config`]: the configuration that names all of them
+//! - [`backoff`]: how long to wait before the next try
+
+pub mod backoff;
+pub mod boot;
+pub mod events;
+pub mod metal_config;
+pub mod rest;

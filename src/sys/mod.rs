@@ -2,3 +2,4 @@
 
 pub mod roots;
 pub mod units;
+pub mod watchdog;

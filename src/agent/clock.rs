@@ -1,0 +1,30 @@
+//! Phase clock: the time from the configured servers, before any certificate is judged.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use tracing::info;
+
+use super::Agent;
+use super::session::Session;
+use crate::net::{Network, ntp};
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Sources in this order: the command line, MetalConfig, DHCP. No others.
+pub(crate) fn servers(agent: &Agent, session: &Session, network: &Network) -> Vec<String> {
+    let from_cmdline: Vec<String> = agent.cmdline.list("drophammer.ntp").into_iter().map(str::to_owned).collect();
+    let from_config = session.config.ntp_servers.clone().unwrap_or_default();
+    [from_cmdline, from_config, network.ntp.clone()].into_iter().find(|list| !list.is_empty()).unwrap_or_default()
+}
+
+pub(crate) async fn run(agent: &Agent, session: &Session, network: &Network) -> Result<()> {
+    let servers = servers(agent, session, network);
+    ensure!(
+        !servers.is_empty(),
+        "no NTP server is configured: neither drophammer.ntp=, nor ntp_servers in MetalConfig, nor DHCP option 42"
+    );
+    let set = ntp::set_clock(&servers, &session.resolver, LIMIT).await?;
+    info!("{set}");
+    Ok(())
+}

@@ -1,0 +1,34 @@
+//! The agent's life as a list of phases.
+//!
+//! The method says what happens when a phase fails: `or_stop` ends this life (the failure is reported, the machine
+//! reboots and starts over), `or_retry` tries again for ever, `or_warn` goes on without.
+
+use anyhow::Result;
+
+use super::wait::Waited;
+use super::{Agent, clock, configure, erase, hand_over, init, install, inventory, network, register, wait};
+use crate::init::exit::Ending;
+
+/// From the first driver to the installed system's kernel. Returns how the machine goes on, and why.
+pub(crate) async fn live(agent: &Agent) -> Result<(Ending, String)> {
+    let phase = &agent.runner;
+    let identity = phase.or_stop("init", init::run(agent)).await?;
+    let network = phase.or_retry("network", async || network::run(agent, &identity).await).await;
+    let mut session = phase.or_retry("configure", async || configure::run(agent, &network, &identity.id()).await).await;
+    phase.or_warn("clock", clock::run(agent, &session, &network)).await;
+    let facts = phase.or_stop("inventory", inventory::run(agent)).await?;
+    let known = phase.or_retry("register", async || register::run(agent, &mut session, &network, &facts, &identity).await);
+    let order = match known.await {
+        register::Known::Reinstall(order) => order,
+        register::Known::Fresh => {
+            phase.or_stop("erase", erase::run(agent)).await?;
+            let waited = phase.or_stop("wait", async { Ok(wait::run(agent, &mut session, &identity.id()).await) });
+            match waited.await? {
+                Waited::Order(order) => order,
+                Waited::Reboot(reason) => return Ok(hand_over::planned_reboot(agent, reason).await),
+            }
+        }
+    };
+    let installed = phase.or_stop("install", install::run(agent, &mut session, &network, &identity, &order)).await?;
+    phase.or_stop("hand over", hand_over::run(agent, &mut session, &identity.id(), installed)).await
+}

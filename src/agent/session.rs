@@ -1,0 +1,62 @@
+//! The connections to the control plane.
+
+use anyhow::{Context, Result};
+use tracing::info;
+
+use super::Agent;
+use crate::api::metal_config::MetalConfig;
+use crate::client::boot::{self, BootService};
+use crate::client::metal_config;
+use crate::client::rest::RestClient;
+use crate::net::resolver::{Resolver, http_client};
+
+/// Everything that MetalConfig leads to.
+pub(crate) struct Session {
+    pub config: MetalConfig,
+    pub boot: BootService,
+    pub rest: RestClient,
+    /// For images: trusts MetalConfig's CA beside the ones in the initramfs.
+    pub http: reqwest::Client,
+    pub resolver: Resolver,
+    config_url: String,
+    machine_id: String,
+}
+
+impl Session {
+    /// Fetches MetalConfig and opens what it names. Events go there from now on.
+    pub(crate) async fn open(agent: &Agent, resolver: &Resolver, machine_id: &str) -> Result<Self> {
+        let url = agent
+            .cmdline
+            .config_url()
+            .context("the kernel command line has neither drophammer.config= nor PIXIE_API_URL=")?;
+        let config = metal_config::fetch(&http_client(resolver.clone(), None)?, url).await?;
+        let http = http_client(resolver.clone(), config.ca_cert.as_deref())?;
+        let channel = boot::channel(&config, resolver)?;
+        agent.events.connect(channel.clone(), machine_id);
+        let rest = RestClient::new(
+            http.clone(),
+            config.metal_api_url.as_deref().unwrap_or_default(),
+            config.hmac.as_deref().unwrap_or_default(),
+        );
+        Ok(Self {
+            boot: BootService::new(channel),
+            rest,
+            http,
+            resolver: resolver.clone(),
+            config,
+            config_url: url.to_owned(),
+            machine_id: machine_id.to_owned(),
+        })
+    }
+
+    /// Asks for MetalConfig again, and opens everything anew when it changed: certificates and addresses do.
+    pub(crate) async fn refresh(&mut self, agent: &Agent) -> Result<()> {
+        let config = metal_config::fetch(&http_client(self.resolver.clone(), None)?, &self.config_url).await?;
+        if config == self.config {
+            return Ok(());
+        }
+        info!("the configuration has changed");
+        *self = Self::open(agent, &self.resolver.clone(), &self.machine_id.clone()).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,224 @@
+//! Provisioning events, sent in order by a task of their own.
+//!
+//! Events that make the server's state are sent until the server took them, since a lost one puts all that follow out
+//! of order. `Alive` events, and the notes that travel in them, are dropped when the server is away.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+use tracing::{debug, warn};
+
+use super::backoff::Backoff;
+use super::boot::describe;
+use crate::api::event::ProvisioningEvent;
+use crate::api::grpc::event_service_client::EventServiceClient;
+use crate::api::grpc::{EventServiceSendRequest, MachineProvisioningEvent};
+use crate::api::progress::Note;
+
+const DEADLINE: Duration = Duration::from_secs(10);
+const ALIVE_EVERY: Duration = Duration::from_secs(60);
+/// Notes waiting for a server. The oldest is dropped beyond.
+const NOTE_LIMIT: usize = 64;
+
+/// Hands events to the sending task. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Events {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Pending>,
+    /// The task has taken an event out and not yet sent it.
+    sending: bool,
+    /// Where to, and for whom; absent until the configuration is there.
+    target: Option<(Channel, String)>,
+}
+
+#[derive(Clone, Debug)]
+struct Pending {
+    at: SystemTime,
+    event: ProvisioningEvent,
+    message: String,
+}
+
+impl Events {
+    /// Queues one event.
+    pub fn send(&self, event: ProvisioningEvent, message: impl Into<String>) {
+        let pending = Pending { at: SystemTime::now(), event, message: message.into() };
+        let mut queue = self.lock();
+        if event == ProvisioningEvent::Alive {
+            let notes = queue.waiting.iter().filter(|p| p.event == ProvisioningEvent::Alive).count();
+            if notes >= NOTE_LIMIT
+                && let Some(oldest) = queue.waiting.iter().position(|p| p.event == ProvisioningEvent::Alive)
+            {
+                queue.waiting.remove(oldest);
+            }
+        }
+        queue.waiting.push_back(pending);
+        drop(queue);
+        self.shared.changed.notify_waiters();
+    }
+
+    /// Queues `event` before all that wait already: `Preparing` has to be the first that the server sees.
+    pub fn send_first(&self, event: ProvisioningEvent, message: impl Into<String>) {
+        let pending = Pending { at: SystemTime::now(), event, message: message.into() };
+        self.lock().waiting.push_front(pending);
+        self.shared.changed.notify_waiters();
+    }
+
+    /// Queues what goes beyond metal-stack's events.
+    pub fn note(&self, note: &Note) {
+        self.send(ProvisioningEvent::Alive, note.to_string());
+    }
+
+    /// From now on events go over `channel`, also those that an older channel could not deliver.
+    pub fn connect(&self, channel: Channel, machine_id: &str) {
+        self.lock().target = Some((channel, machine_id.to_owned()));
+        self.shared.changed.notify_waiters();
+    }
+
+    /// Sends for ever what is queued, and `Alive` every minute.
+    pub async fn run(self) {
+        let mut next_alive = Instant::now() + ALIVE_EVERY;
+        loop {
+            let changed = self.shared.changed.notified();
+            let next = self.take();
+            match next {
+                Some(pending) => {
+                    self.deliver(pending).await;
+                    self.lock().sending = false;
+                    self.shared.changed.notify_waiters();
+                }
+                None => tokio::select! {
+                    () = changed => {}
+                    () = tokio::time::sleep_until(next_alive) => {
+                        next_alive = Instant::now() + ALIVE_EVERY;
+                        self.send(ProvisioningEvent::Alive, "");
+                    }
+                },
+            }
+        }
+    }
+
+    /// Nothing waits and nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        let queue = self.lock();
+        queue.waiting.is_empty() && !queue.sending
+    }
+
+    /// Waits until everything is sent; `false` when that took longer than `limit`, or when there is no server.
+    pub async fn flush(&self, limit: Duration) -> bool {
+        let empty = async {
+            loop {
+                let changed = self.shared.changed.notified();
+                if self.is_idle() {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        self.lock().target.is_some() && tokio::time::timeout(limit, empty).await.is_ok()
+    }
+
+    fn take(&self) -> Option<Pending> {
+        let mut queue = self.lock();
+        queue.target.as_ref()?;
+        let next = queue.waiting.pop_front();
+        queue.sending = next.is_some();
+        next
+    }
+
+    async fn deliver(&self, pending: Pending) {
+        let mut backoff = Backoff::for_server();
+        loop {
+            // Asked for at each try: the channel is replaced when the configuration is.
+            let Some((channel, machine_id)) = self.lock().target.clone() else { return };
+            match send_once(channel, &machine_id, &pending).await {
+                Ok(()) => return debug!(event = %pending.event, "event sent"),
+                Err(reason) if pending.event == ProvisioningEvent::Alive => {
+                    return debug!(error = reason, "dropped an {} event", pending.event);
+                }
+                Err(reason) => {
+                    let delay = backoff.next_delay();
+                    warn!(error = reason, "sending event {} failed; again in {} s", pending.event, delay.as_secs());
+                    tokio::time::sleep(delay).await;
+                }
+            }
+        }
+    }
+
+    /// The queue is consistent after every statement, so a poisoned lock is as good as another.
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn send_once(channel: Channel, machine_id: &str, pending: &Pending) -> Result<(), String> {
+    let mut client = EventServiceClient::new(channel);
+    let event = MachineProvisioningEvent {
+        time: Some(pending.at.into()),
+        event: pending.event.as_str().to_owned(),
+        message: pending.message.clone(),
+    };
+    let mut request =
+        tonic::Request::new(EventServiceSendRequest { events: [(machine_id.to_owned(), event)].into_iter().collect() });
+    request.set_timeout(DEADLINE);
+    // tonic's time-out is the server's to keep; ours holds when nothing answers.
+    match tokio::time::timeout(DEADLINE, client.send(request)).await {
+        Err(_) => Err(format!("no answer within {} s", DEADLINE.as_secs())),
+        Ok(Err(status)) => Err(describe(&status)),
+        // The server knows the machine but not the event: sending it again changes nothing.
+        Ok(Ok(answer)) => {
+            if !answer.get_ref().failed.is_empty() {
+                warn!(event = %pending.event, "the API does not know this event");
+            }
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+impl Events {
+    /// What waits to be sent, oldest first.
+    pub fn queued(&self) -> Vec<(ProvisioningEvent, String)> {
+        self.lock().waiting.iter().map(|pending| (pending.event, pending.message.clone())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_never_push_out_an_event_of_the_state() {
+        let events = Events::default();
+        events.send(ProvisioningEvent::Registering, "");
+        for _ in 0..(2 * NOTE_LIMIT) {
+            events.send(ProvisioningEvent::Alive, "phase");
+        }
+        events.send_first(ProvisioningEvent::Preparing, "");
+        let queued = events.queued();
+        assert_eq!(queued.len(), NOTE_LIMIT + 2);
+        assert_eq!(queued[0].0, ProvisioningEvent::Preparing);
+        assert_eq!(queued[1].0, ProvisioningEvent::Registering);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_server_nothing_is_taken_out_of_the_queue() {
+        let events = Events::default();
+        events.send(ProvisioningEvent::Crashed, "reason");
+        assert!(!events.flush(Duration::from_secs(5)).await);
+        assert_eq!(events.queued().len(), 1);
+    }
+}
