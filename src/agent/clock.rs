@@ -6,19 +6,20 @@ use anyhow::{Result, ensure};
 use tracing::info;
 
 use super::Agent;
+use super::network::Connected;
 use super::session::Session;
-use crate::net::{Network, ntp};
+use crate::net::ntp;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Sources in this order: the command line, MetalConfig, DHCP. No others.
-pub(crate) fn servers(agent: &Agent, session: &Session, network: &Network) -> Vec<String> {
+pub(crate) fn servers(agent: &Agent, session: &Session, network: &Connected) -> Vec<String> {
     let from_cmdline: Vec<String> = agent.cmdline.list("drophammer.ntp").into_iter().map(str::to_owned).collect();
     let from_config = session.config.ntp_servers.clone().unwrap_or_default();
-    [from_cmdline, from_config, network.ntp.clone()].into_iter().find(|list| !list.is_empty()).unwrap_or_default()
+    [from_cmdline, from_config, network.online.network().ntp].into_iter().find(|list| !list.is_empty()).unwrap_or_default()
 }
 
-pub(crate) async fn run(agent: &Agent, session: &Session, network: &Network) -> Result<()> {
+pub(crate) async fn run(agent: &Agent, session: &Session, network: &Connected) -> Result<()> {
     let servers = servers(agent, session, network);
     ensure!(
         !servers.is_empty(),

@@ -13,10 +13,11 @@ use crate::init::exit::Ending;
 pub(crate) async fn live(agent: &Agent) -> Result<(Ending, String)> {
     let phase = &agent.runner;
     let identity = phase.or_stop("init", init::run(agent)).await?;
-    let network = phase.or_retry("network", async || network::run(agent, &identity).await).await;
+    let network = phase.or_stop("network", async { Ok(network::run(agent, &identity).await) }).await?;
     let mut session = phase.or_retry("configure", async || configure::run(agent, &network, &identity.id()).await).await;
     phase.or_warn("clock", clock::run(agent, &session, &network)).await;
     let facts = phase.or_stop("inventory", inventory::run(agent)).await?;
+    register::announce(agent);
     let known = phase.or_retry("register", async || register::run(agent, &mut session, &network, &facts, &identity).await);
     let order = match known.await {
         register::Known::Reinstall(order) => order,

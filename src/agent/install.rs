@@ -1,0 +1,269 @@
+//! Phase install: plan, partition, file systems, image, configuration, boot loader.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use time::OffsetDateTime;
+use tracing::{info, warn};
+
+use super::init::Identity;
+use super::network::Connected;
+use super::order::Order;
+use super::session::Session;
+use super::{Agent, clock};
+use crate::VERSION;
+use crate::api::event::ProvisioningEvent;
+use crate::api::grpc::BootServiceAbortReinstallRequest;
+use crate::api::progress::{Note, Progress};
+use crate::client::events::Events;
+use crate::disk::apply::{apply, wipe_filesystems};
+use crate::disk::device::read_disks;
+use crate::disk::fstab::fstab;
+use crate::disk::mount::mount_all;
+use crate::disk::plan::{Mode, Plan};
+use crate::disk::planner::plan;
+use crate::image::{self, DigestRule, Observer, Options, Source};
+use crate::os::{self, BootInfo, MadeFilesystem};
+use crate::sys::firmware::Firmware;
+
+/// Where the new system is mounted while it is made.
+const ROOT: &str = "/rootfs";
+
+/// A system that is ready to be started; everything is unmounted.
+pub(crate) struct Installed {
+    pub hostname: String,
+    pub image_id: String,
+    pub console_password: String,
+    pub primary_disk: String,
+    pub os_partition: String,
+    pub boot: BootInfo,
+    /// The kernel is loaded, or why it is not.
+    pub kexec: Result<()>,
+}
+
+/// Installs the order. After an error nothing half-done is left to boot.
+pub(crate) async fn run(
+    agent: &Agent,
+    session: &mut Session,
+    connected: &Connected,
+    identity: &Identity,
+    order: &Order,
+) -> Result<Installed> {
+    agent.events.send(ProvisioningEvent::Installing, "start installation");
+    let plan = match make_plan(agent, order) {
+        Ok(plan) => plan,
+        Err(error) => return Err(abort(session, identity, order, false, error).await),
+    };
+    info!("{plan}");
+    match write(agent, session, connected, identity, order, &plan).await {
+        Ok(installed) => Ok(installed),
+        Err(error) => {
+            wipe(plan).await;
+            Err(abort(session, identity, order, true, error).await)
+        }
+    }
+}
+
+/// Everything is decided here, before the first byte is written.
+fn make_plan(agent: &Agent, order: &Order) -> Result<Plan> {
+    let mode = if order.allocation.reinstall { Mode::Reinstall } else { Mode::Install };
+    let disks = read_disks(&agent.roots).context("listing the disks")?;
+    plan(&order.layout, &disks, Firmware::read(&agent.roots), mode)
+        .with_context(|| format!("the layout {:?} does not fit this machine; nothing was written", order.layout.id))
+}
+
+async fn write(
+    agent: &Agent,
+    session: &Session,
+    connected: &Connected,
+    identity: &Identity,
+    order: &Order,
+    plan: &Plan,
+) -> Result<Installed> {
+    let console_password = random_password()?;
+    let input = os_input(agent, session, connected, identity, order, plan, &console_password)?;
+
+    // disks
+    let mounts = blocking(plan.clone(), |plan| {
+        apply(&plan, &mut |line| info!("{line}"))?;
+        mount_all(&plan, Path::new(ROOT)).context("mounting the new file systems")
+    })
+    .await?;
+
+    // image
+    let digest = match &order.image.digest {
+        Some(text) => DigestRule::Given(text.parse().with_context(|| format!("allocation.image.digest {text:?}"))?),
+        None => DigestRule::Sidecar,
+    };
+    let source: Source = order.image.url.parse().with_context(|| format!("allocation.image.url {:?}", order.image.url))?;
+    let options = Options { digest, http: Some(session.http.clone()), ..Options::default() };
+    let teller = Teller::new(agent.events.clone());
+    let report = image::unpack(&source, &PathBuf::from(ROOT), &options, &teller).await?;
+    for warning in &report.warnings {
+        warn!("image: {warning}");
+    }
+    info!("image written: {report}");
+
+    // configuration and boot loader
+    let (boot, kexec) = blocking(input, |input| {
+        let boot = os::configure(Path::new(ROOT), &input)?;
+        // While it is mounted: the kernel copies what it loads.
+        let kexec = os::kexec::load(Path::new(ROOT), &boot).map_err(anyhow::Error::from);
+        Ok((boot, kexec))
+    })
+    .await?;
+
+    // Only what is safely on the disk is reported as installed.
+    blocking(mounts, |mounts| mounts.unmount().context("unmounting the new system")).await?;
+    tell_peak_memory(agent);
+    Ok(Installed {
+        hostname: order.allocation.hostname.clone(),
+        image_id: order.image.id.clone(),
+        console_password,
+        primary_disk: plan.boot_disk.clone(),
+        os_partition: plan.filesystem_at("/").map(|root| root.device.clone()).unwrap_or_default(),
+        boot,
+        kexec,
+    })
+}
+
+fn os_input(
+    agent: &Agent,
+    session: &Session,
+    connected: &Connected,
+    identity: &Identity,
+    order: &Order,
+    plan: &Plan,
+    console_password: &str,
+) -> Result<os::Input> {
+    let network = connected.online.network();
+    let filesystems = plan
+        .filesystems
+        .iter()
+        .filter_map(|fs| {
+            Some(MadeFilesystem {
+                label: fs.label.clone()?,
+                format: fs.format.as_str().to_owned(),
+                uuid: fs.uuid.as_ref()?.to_string(),
+            })
+        })
+        .collect();
+    Ok(os::Input {
+        allocation: order.allocation.clone(),
+        machine_uuid: identity.id(),
+        nics: order.machine.hardware.nics.clone(),
+        console: agent.cmdline.console().map(str::to_owned),
+        console_password: console_password.to_owned(),
+        timestamp: OffsetDateTime::now_utc(),
+        firmware: plan.firmware,
+        root_uuid: plan.root_uuid().context("the plan's root file system has no UUID")?,
+        md_uuid: None,
+        boot_disk: plan.boot_disk.clone(),
+        esp_mounted: plan.esp().is_some(),
+        filesystems,
+        fstab: fstab(plan, VERSION),
+        lvmlocal_conf: None,
+        resolvers: network.dns.clone(),
+        ntp_servers: clock::servers(agent, session, connected),
+        installed_over: Some(network.mac.to_string()),
+        agent_version: VERSION.to_owned(),
+        program_limit: os::Input::PROGRAM_LIMIT,
+    })
+}
+
+/// Removes what was half-made. The reason of the failure is what counts, so trouble here is only logged.
+async fn wipe(plan: Plan) {
+    let wiped = blocking(plan, |plan| {
+        // An error above has dropped the mounts, which unmounts them.
+        wipe_filesystems(&plan)
+    });
+    match wiped.await {
+        Ok(()) => info!("what was half-installed is wiped; nothing of it boots"),
+        Err(error) => warn!(error = format!("{error:#}"), "wiping what was half-installed failed"),
+    }
+}
+
+/// A failed reinstallation is told to the API, with the truth about the disk. Returns the failure.
+async fn abort(
+    session: &mut Session,
+    identity: &Identity,
+    order: &Order,
+    primary_disk_wiped: bool,
+    failure: anyhow::Error,
+) -> anyhow::Error {
+    if order.allocation.reinstall {
+        let request = BootServiceAbortReinstallRequest { uuid: identity.id(), primary_disk_wiped };
+        if let Err(error) = session.boot.abort_reinstall(request).await {
+            warn!(error = error.to_string(), "the aborted reinstallation could not be told to the API");
+        }
+    }
+    failure
+}
+
+/// Runs what blocks beside the runtime.
+async fn blocking<I: Send + 'static, O: Send + 'static>(
+    input: I,
+    work: impl FnOnce(I) -> Result<O> + Send + 'static,
+) -> Result<O> {
+    tokio::task::spawn_blocking(move || work(input)).await.map_err(|error| anyhow!("a part of the agent ended: {error}"))?
+}
+
+/// 16 letters and digits for the user `metal` on the console.
+fn random_password() -> Result<String> {
+    const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    let mut password = String::new();
+    while password.len() < 16 {
+        let mut byte = [0_u8; 1];
+        getrandom::fill(&mut byte).context("making the console password")?;
+        // Bytes beyond the last full alphabet would make its first letters likelier.
+        if byte[0] < 248 {
+            password.push(char::from(ALPHABET[usize::from(byte[0] % 62)]));
+        }
+    }
+    Ok(password)
+}
+
+/// Source: `/proc/self/status`, VmHWM (proc(5)).
+fn tell_peak_memory(agent: &Agent) {
+    let status = std::fs::read_to_string(agent.roots.proc.join("self/status")).unwrap_or_default();
+    if let Some(line) = status.lines().find_map(|line| line.strip_prefix("VmHWM:")) {
+        info!("peak memory of the agent: {}", line.trim());
+    }
+}
+
+/// Tells how far the image is: a line on the console every 10 s, a note to the control plane every 2 s.
+struct Teller {
+    events: Events,
+    next: Mutex<(Instant, Instant)>,
+}
+
+impl Teller {
+    fn new(events: Events) -> Self {
+        let now = Instant::now();
+        Self { events, next: Mutex::new((now + Duration::from_secs(10), now)) }
+    }
+}
+
+impl Observer for Teller {
+    fn progress(&self, progress: &image::Progress) {
+        let Ok(mut next) = self.next.lock() else { return };
+        let now = Instant::now();
+        let left_s = progress.left().map(|left| left.as_secs());
+        if now >= next.0 {
+            next.0 = now + Duration::from_secs(10);
+            info!("{progress}");
+        }
+        if now >= next.1 {
+            next.1 = now + Duration::from_secs(2);
+            self.events.note(&Note::Progress(Progress {
+                step: "image".to_owned(),
+                done: progress.bytes_in,
+                total: progress.total,
+                rate: progress.rate,
+                left_s,
+            }));
+        }
+    }
+}

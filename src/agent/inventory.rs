@@ -1,0 +1,24 @@
+//! Phase inventory: what is in this machine.
+
+use anyhow::{Context, Result};
+use tracing::{info, warn};
+
+use super::Agent;
+use crate::inventory::{self, Inventory};
+
+pub(crate) async fn run(agent: &Agent) -> Result<Inventory> {
+    let roots = agent.roots.clone();
+    let facts = tokio::task::spawn_blocking(move || inventory::read(&roots)).await.context("reading the inventory")?;
+    for warning in &facts.warnings {
+        warn!("inventory: {warning}");
+    }
+    info!(
+        "{} CPUs, {} of memory, {} GPUs, {} disks, {} NICs",
+        facts.cpus.len(),
+        facts.memory.map_or_else(|| "unknown amount".to_owned(), |memory| memory.to_string()),
+        facts.gpus.len(),
+        facts.disks.len(),
+        facts.nics.len()
+    );
+    Ok(facts)
+}
