@@ -1,4 +1,5 @@
 //! The kernel's interfaces: ioctl, netlink, raw sockets, `unsafe`. No policy.
 
+pub mod module;
 pub mod roots;
 pub mod units;
