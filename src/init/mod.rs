@@ -9,6 +9,7 @@
 
 pub mod console;
 pub mod exit;
+pub mod modules;
 pub mod mounts;
 pub mod reaper;
 pub mod watchdog;

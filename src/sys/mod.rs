@@ -1,5 +1,6 @@
 //! The kernel's interfaces: ioctl, netlink, raw sockets, `unsafe`. No policy.
 
+pub mod module;
 pub mod roots;
 pub mod units;
 pub mod watchdog;

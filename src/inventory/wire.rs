@@ -1,0 +1,166 @@
+//! What the control plane is told at registration: upstream's fields in upstream's words.
+//!
+//! The inventory leaves out what it does not know; the wire wants a text everywhere, so it is put in here.
+
+use std::collections::BTreeMap;
+
+use super::disk::Disk;
+use super::dmi::{Bios, MachineKind};
+use super::nic::Nic;
+use super::{Inventory, cpu::Cpu, gpu::Gpu};
+use crate::api::grpc;
+
+/// Where mini-lab's virtual BMCs listen: the virtual machines' host on Vagrant's default network.
+pub const VIRTUAL_BMC_HOST: &str = "192.168.121.1";
+/// Port of the virtual BMC of the machine whose MAC ends with 00; the last byte of the MAC is added.
+const VIRTUAL_BMC_FIRST_PORT: u16 = 6230;
+
+const LOOPBACK: &str = "lo";
+const ZERO_MAC: &str = "00:00:00:00:00:00";
+
+impl Inventory {
+    /// The three parts of a `BootServiceRegisterRequest` that come from the hardware. `neighbours`: what LLDP heard,
+    /// by the name of the link.
+    pub fn to_register(
+        &self,
+        neighbours: &BTreeMap<String, Vec<grpc::MachineNic>>,
+    ) -> (grpc::MachineHardware, grpc::MachineBios, grpc::MachineIpmi) {
+        let hardware = grpc::MachineHardware {
+            memory: self.memory.map_or(0, |memory| memory.0),
+            disks: self.disks.iter().map(wire_disk).collect(),
+            nics: wire_nics(&self.nics, neighbours),
+            cpus: self.cpus.iter().map(wire_cpu).collect(),
+            gpus: self.gpus.iter().map(wire_gpu).collect(),
+        };
+        (hardware, self.wire_bios(), self.wire_ipmi(VIRTUAL_BMC_HOST))
+    }
+
+    fn wire_bios(&self) -> grpc::MachineBios {
+        match self.kind {
+            // Not the DMI values, even where there are some.
+            MachineKind::Virtual => grpc::MachineBios {
+                version: "0".to_owned(),
+                vendor: "vagrant".to_owned(),
+                date: "01/01/2020".to_owned(),
+            },
+            MachineKind::Server => {
+                let Bios { vendor, version, date } = self.bios.clone().unwrap_or_default();
+                let or_unknown = |text: Option<String>| text.unwrap_or_else(|| "UNKNOWN".to_owned());
+                grpc::MachineBios { version: or_unknown(version), vendor: or_unknown(vendor), date: or_unknown(date) }
+            }
+        }
+    }
+
+    /// The BMC. A virtual machine has none of its own: it is given the virtual BMC that mini-lab runs for it on
+    /// `virtual_bmc_host`. A server's is left empty here, as it takes asking the BMC.
+    pub fn wire_ipmi(&self, virtual_bmc_host: &str) -> grpc::MachineIpmi {
+        match self.kind {
+            MachineKind::Server => {
+                grpc::MachineIpmi { interface: "lanplus".to_owned(), ..grpc::MachineIpmi::default() }
+            }
+            MachineKind::Virtual => grpc::MachineIpmi {
+                address: format!("{virtual_bmc_host}:{}", self.virtual_bmc_port()),
+                mac: ZERO_MAC.to_owned(),
+                user: "vagrant".to_owned(),
+                password: "vagrant".to_owned(),
+                interface: "lanplus".to_owned(),
+                bmc_version: "unknown".to_owned(),
+                ..grpc::MachineIpmi::default()
+            },
+        }
+    }
+
+    /// By the last byte of `eth0`'s MAC; where no link has that name, of the first real one.
+    fn virtual_bmc_port(&self) -> u16 {
+        let eth0 = self.nics.iter().find(|nic| nic.name == "eth0");
+        let nic = eth0.or_else(|| self.nics.iter().find(|nic| nic.physical));
+        let last_byte =
+            nic.and_then(|nic| nic.mac.rsplit(':').next()).and_then(|byte| u8::from_str_radix(byte, 16).ok());
+        VIRTUAL_BMC_FIRST_PORT + u16::from(last_byte.unwrap_or(0))
+    }
+}
+
+/// Upstream drops `ram*` and empty loop devices only. [`Inventory::disks`] also has no CD and floppy drives and no
+/// zram: a virtual CD of the BMC, plugged or not, would change the machine's size.
+fn wire_disk(disk: &Disk) -> grpc::MachineBlockDevice {
+    grpc::MachineBlockDevice { name: disk.name.clone(), size: disk.size.0 }
+}
+
+fn wire_cpu(cpu: &Cpu) -> grpc::MachineCpu {
+    grpc::MachineCpu {
+        vendor: cpu.vendor.clone().unwrap_or_default(),
+        model: cpu.model.clone().unwrap_or_default(),
+        cores: cpu.cores,
+        threads: cpu.threads,
+    }
+}
+
+fn wire_gpu(gpu: &Gpu) -> grpc::MachineGpu {
+    grpc::MachineGpu { vendor: gpu.vendor.clone(), model: gpu.model.clone() }
+}
+
+/// All links, and `lo` at the end if it was not among them.
+fn wire_nics(nics: &[Nic], neighbours: &BTreeMap<String, Vec<grpc::MachineNic>>) -> Vec<grpc::MachineNic> {
+    let wire_nic = |nic: &Nic| grpc::MachineNic {
+        mac: nic.mac.clone(),
+        name: nic.name.clone(),
+        neighbors: neighbours.get(&nic.name).cloned().unwrap_or_default(),
+        ..grpc::MachineNic::default()
+    };
+    let mut wire: Vec<grpc::MachineNic> = nics.iter().map(wire_nic).collect();
+    if !nics.iter().any(|nic| nic.name == LOOPBACK) {
+        wire.push(grpc::MachineNic {
+            mac: ZERO_MAC.to_owned(),
+            name: LOOPBACK.to_owned(),
+            ..grpc::MachineNic::default()
+        });
+    }
+    wire
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nic(name: &str, mac: &str, physical: bool) -> Nic {
+        Nic { name: name.to_owned(), mac: mac.to_owned(), physical, ..Nic::default() }
+    }
+
+    #[test]
+    fn neighbours_go_to_their_link_and_lo_is_added_once() {
+        let neighbour = grpc::MachineNic { mac: "Ethernet3".to_owned(), ..grpc::MachineNic::default() };
+        let heard = BTreeMap::from([("eth1".to_owned(), vec![neighbour.clone()])]);
+        let mut inventory = Inventory {
+            nics: vec![nic("eth0", "52:54:00:00:00:01", true), nic("eth1", "52:54:00:00:00:02", true)],
+            ..Inventory::default()
+        };
+        let names = |inventory: &Inventory| -> Vec<String> {
+            inventory.to_register(&heard).0.nics.into_iter().map(|nic| nic.name).collect()
+        };
+        assert_eq!(names(&inventory), ["eth0", "eth1", "lo"]);
+        assert_eq!(inventory.to_register(&heard).0.nics[1].neighbors, [neighbour]);
+        inventory.nics.insert(0, nic("lo", ZERO_MAC, false));
+        assert_eq!(names(&inventory), ["lo", "eth0", "eth1"]);
+    }
+
+    #[test]
+    fn a_virtual_machine_has_upstreams_fixed_bios_and_the_bmc_of_its_mac() {
+        let bios = Bios { vendor: Some("SeaBIOS".to_owned()), ..Bios::default() };
+        let nics = vec![nic("lo", ZERO_MAC, false), nic("eth0", "52:54:00:ab:cd:fe", true)];
+        let virtual_machine = Inventory { bios: Some(bios), nics, ..Inventory::default() };
+        let (_, bios, ipmi) = virtual_machine.to_register(&BTreeMap::new());
+        assert_eq!((bios.version.as_str(), bios.vendor.as_str(), bios.date.as_str()), ("0", "vagrant", "01/01/2020"));
+        assert_eq!(ipmi.address, "192.168.121.1:6484");
+        assert_eq!((ipmi.mac.as_str(), ipmi.interface.as_str()), (ZERO_MAC, "lanplus"));
+        assert_eq!((ipmi.user.as_str(), ipmi.bmc_version.as_str(), ipmi.fru), ("vagrant", "unknown", None));
+    }
+
+    #[test]
+    fn a_server_without_a_bios_date_says_unknown_as_upstream_does() {
+        let bios = Bios { vendor: Some("Acme".to_owned()), version: Some("2.1".to_owned()), date: None };
+        let server = Inventory { kind: MachineKind::Server, bios: Some(bios), ..Inventory::default() };
+        let (_, bios, ipmi) = server.to_register(&BTreeMap::new());
+        assert_eq!((bios.version.as_str(), bios.vendor.as_str(), bios.date.as_str()), ("2.1", "Acme", "UNKNOWN"));
+        assert_eq!(ipmi.address, "");
+    }
+}

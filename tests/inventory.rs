@@ -1,0 +1,203 @@
+//! The inventory of described machines, against their golden JSON, and what is told of it over the wire.
+//!
+//! After a change that is meant to change them: `UPDATE_GOLDEN=1 cargo test --test inventory`, and read the difference.
+
+mod machine_tree;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use drophammer::api::rest;
+use drophammer::inventory::table::Table;
+use drophammer::inventory::{self, Inventory, dmi};
+use drophammer::sys::roots::Roots;
+use tempfile::TempDir;
+
+const MACHINES: [&str; 4] = ["server-8-h100", "vm-without-board", "server-offline-cpus", "laptop-hybrid"];
+
+fn read(machine: &str) -> Inventory {
+    let tree = machine_tree::build(machine);
+    inventory::read(&Roots::under(tree.path()))
+}
+
+fn golden_file(machine: &str, name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(machine).join(name)
+}
+
+fn assert_golden(machine: &str, name: &str, found: &str) {
+    let file = golden_file(machine, name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&file, found).expect("writing the golden file");
+    }
+    let expected = fs::read_to_string(&file).unwrap_or_default();
+    assert_eq!(found, expected, "{} differs", file.display());
+}
+
+#[test]
+fn each_described_machine_is_read_as_its_golden_file_says() {
+    for machine in MACHINES {
+        let json = serde_json::to_string_pretty(&read(machine)).expect("JSON");
+        assert_golden(machine, "inventory.json", &format!("{json}\n"));
+    }
+}
+
+#[test]
+fn the_table_is_as_its_golden_file_says_and_fits_a_hundred_columns() {
+    for machine in MACHINES {
+        let table = Table(&read(machine)).to_string();
+        let widest = table.lines().filter(|line| !line.starts_with("note:")).map(|line| line.chars().count()).max();
+        assert!(widest <= Some(100), "{machine}: {widest:?} columns\n{table}");
+        assert_golden(machine, "inventory.txt", &table);
+    }
+}
+
+#[test]
+fn the_json_is_a_superset_of_the_rest_hardware_and_equals_what_is_registered() {
+    for machine in MACHINES {
+        let inventory = read(machine);
+        let json = serde_json::to_value(&inventory).expect("JSON");
+        let rest: rest::Hardware = serde_json::from_value(json).expect("the REST object reads it");
+        let (wire, _, _) = inventory.to_register(&BTreeMap::new());
+        assert_eq!(rest.memory, wire.memory);
+        let cpus = |cpu: &rest::Cpu| (cpu.vendor.clone(), cpu.model.clone(), cpu.cores, cpu.threads);
+        let wire_cpus = wire.cpus.into_iter().map(|cpu| (cpu.vendor, cpu.model, cpu.cores, cpu.threads));
+        assert!(rest.cpus.iter().map(cpus).eq(wire_cpus));
+        let wire_gpus = wire.gpus.into_iter().map(|gpu| (gpu.vendor, gpu.model));
+        assert!(rest.gpus.iter().map(|gpu| (gpu.vendor.clone(), gpu.model.clone())).eq(wire_gpus));
+        let wire_disks = wire.disks.into_iter().map(|disk| (disk.name, disk.size));
+        assert!(rest.disks.iter().map(|disk| (disk.name.clone(), disk.size)).eq(wire_disks));
+        let wire_nics = wire.nics.into_iter().map(|nic| (nic.name, nic.mac)).filter(|(name, _)| name != "lo");
+        let rest_nics = rest.nics.iter().filter(|nic| nic.name != "lo");
+        assert!(rest_nics.map(|nic| (nic.name.clone(), nic.mac.clone())).eq(wire_nics));
+    }
+}
+
+#[test]
+fn only_disks_that_stay_in_the_machine_and_can_be_written_may_be_erased() {
+    let fixed = |machine| -> Vec<String> {
+        let Inventory { disks, other_media, .. } = read(machine);
+        disks.iter().chain(&other_media).filter(|disk| disk.is_fixed_medium()).map(|disk| disk.name.clone()).collect()
+    };
+    // Not: read-only nvme10n1, a path of nvme1n1, md, dm, and the BMC's virtual media.
+    assert_eq!(fixed("server-8-h100"), ["/dev/nvme0n1", "/dev/nvme1n1", "/dev/nvme2n1", "/dev/sda", "/dev/sdb"]);
+    assert_eq!(fixed("vm-without-board"), ["/dev/vda"]);
+    assert_eq!(fixed("laptop-hybrid"), ["/dev/mmcblk0", "/dev/nvme0n1"]);
+}
+
+#[test]
+fn a_gpu_server_is_registered_as_upstream_would() {
+    let inventory = read("server-8-h100");
+    let (hardware, bios, ipmi) = inventory.to_register(&BTreeMap::new());
+    assert_eq!(hardware.memory, 2 << 40);
+    assert_eq!(hardware.cpus.iter().map(|cpu| (cpu.cores, cpu.threads)).collect::<Vec<_>>(), [(56, 112), (56, 112)]);
+    assert_eq!(hardware.gpus.len(), 8);
+    assert!(
+        hardware.gpus.iter().all(|gpu| gpu.model == "GH100 [H100 SXM5 80GB]" && gpu.vendor == "NVIDIA Corporation")
+    );
+    assert_eq!((bios.vendor.as_str(), bios.version.as_str()), ("American Megatrends International, LLC.", "2.1.V1"));
+    assert_eq!(ipmi.address, "");
+    let names: Vec<&str> = hardware.nics.iter().map(|nic| nic.name.as_str()).collect();
+    assert_eq!(names, ["lo", "eth0", "eth1", "eth8", "ib0"]);
+}
+
+#[test]
+fn the_machines_id_is_the_uuid_or_a_serial_number_that_is_one() {
+    let id = |machine| {
+        let tree = machine_tree::build(machine);
+        dmi::machine_uuid(&Roots::under(tree.path())).map(|id| id.to_string())
+    };
+    assert_eq!(id("vm-without-board").expect("product_uuid"), "5b3c6f2a-0001-4d5e-8f00-00000000000a");
+    assert_eq!(id("server-offline-cpus").expect("product_serial"), "00112233-4455-6677-8899-aabbccddee01");
+    let error = id("laptop-hybrid").expect_err("neither").to_string();
+    assert!(error.contains("neither a UUID nor a serial number"), "{error}");
+}
+
+#[test]
+fn a_machine_of_which_nothing_can_be_read_is_an_empty_inventory_that_says_so() {
+    let empty = TempDir::new().expect("temporary folder");
+    let inventory = inventory::read(&Roots::under(empty.path()));
+    for source in ["CPU", "memory", "disks", "NICs", "PCI", "DMI", "UUID", "firmware"] {
+        assert!(
+            inventory.warnings.iter().any(|warning| warning.starts_with(source)),
+            "{source}: {:?}",
+            inventory.warnings
+        );
+    }
+    assert_eq!(inventory.memory, None);
+    assert!(inventory.cpus.is_empty() && inventory.disks.is_empty() && inventory.nics.is_empty());
+    assert!(!Table(&inventory).to_string().is_empty());
+}
+
+#[test]
+fn files_with_nonsense_in_them_are_absent_values() {
+    let dir = TempDir::new().expect("temporary folder");
+    let lines = [
+        "@block pci0000:00/0000:00:04.0/virtio1/block/vda x",
+        "@block pci0000:00/0000:00:04.1/virtio2/block/vdb 99999999999999999999",
+        "@block pci0000:00/0000:00:04.2/virtio3/block/vdc 8",
+        "sys/block/vdc/removable: perhaps",
+        "sys/block/loop -> loop",
+        "sys/class/net/loop -> loop",
+        "sys/class/net/eth0/address: zz:zz",
+        "sys/devices/system/cpu/cpu0/topology/physical_package_id: -1",
+        "sys/devices/system/cpu/cpu0/topology/core_id: -1",
+        "sys/devices/system/memory/block_size_bytes: ffffffffffffffff",
+        "sys/devices/system/memory/memory0/online: 1",
+        "sys/devices/system/memory/memory1/online: 1",
+        "sys/bus/pci/devices/0000:00:02.0/vendor: 0x10de0",
+        "proc/cpuinfo: : \\x00 :::\\nprocessor: a",
+        "sys/class/dmi/id/product_uuid/",
+    ];
+    machine_tree::build_lines(dir.path(), &lines.join("\n"));
+    let inventory = inventory::read(&Roots::under(dir.path()));
+    assert_eq!(inventory.memory, None);
+    assert!(inventory.cpus.is_empty() && inventory.gpus.is_empty() && inventory.nics.is_empty());
+    let names: Vec<&str> = inventory.disks.iter().map(|disk| disk.name.as_str()).collect();
+    assert_eq!(names, ["/dev/vdc"]);
+    assert!(!inventory.disks[0].is_fixed_medium(), "it is not known whether the medium can be taken out");
+    for disk in ["vda", "vdb", "loop"] {
+        assert!(inventory.warnings.iter().any(|warning| warning.contains(disk)), "{disk}: {:?}", inventory.warnings);
+    }
+}
+
+/// Captured machines of other projects, where they lie beside this one; they are not part of it.
+#[test]
+fn captured_machines_are_read_as_they_are_described() {
+    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/machines");
+    let folder = std::env::var_os("DROPHAMMER_MACHINES").map_or(beside, PathBuf::from);
+    if !folder.is_dir() {
+        eprintln!("skipped: no captured machines in {}", folder.display());
+        return;
+    }
+    let machine = |name: &str, below: &str| {
+        let dir = TempDir::new().expect("temporary folder");
+        let tar = Command::new("tar").arg("-xf").arg(folder.join(name)).arg("-C").arg(dir.path()).status();
+        assert!(tar.expect("running tar").success(), "unpacking {name}");
+        inventory::read(&Roots::under(&dir.path().join(below)))
+    };
+    let counts = |inventory: &Inventory| -> Vec<(u32, u32)> {
+        inventory.cpus.iter().map(|cpu| (cpu.cores, cpu.threads)).collect()
+    };
+
+    let vm = machine("xeon-e5-2695v4-vm-nvidia-p100.tar.gz", "");
+    assert_eq!(vm.gpus.iter().map(|gpu| gpu.model.as_str()).collect::<Vec<_>>(), ["GP100GL [Tesla P100 PCIe 16GB]"]);
+
+    let ryzen = machine("amd-ryzen-1600.tar.gz", "");
+    assert_eq!(counts(&ryzen), [(6, 12)]);
+    assert!(ryzen.gpus.is_empty(), "a Radeon is not reported");
+    let disks: Vec<&str> =
+        ryzen.disks.iter().map(|disk| disk.name.as_str()).filter(|name| name.contains("sd")).collect();
+    assert_eq!(disks, ["/dev/sda", "/dev/sdb", "/dev/sdc"]);
+
+    let xeon = machine("xeon-2-socket-nvme-mic-dimms.tar.bz2", "32em64t-2n8c+1mic");
+    assert_eq!(counts(&xeon), [(8, 16), (8, 16)]);
+    assert!(xeon.nics.iter().any(|nic| nic.name == "ib0"));
+
+    let offline = machine("xeon-4-socket-offline-cpus.tar.bz2", "16em64t-4s2c2t-offlines");
+    assert_eq!(offline.cpus.iter().map(|cpu| cpu.threads).sum::<u32>(), 12);
+
+    let hybrid = machine("intel-hybrid.tar.bz2", "20em64t-hybrid-1p6c2t+2ca4co1t");
+    assert_eq!(counts(&hybrid), [(14, 20)]);
+}
