@@ -1,5 +1,8 @@
 //! The kernel's interfaces: ioctl, netlink, raw sockets, `unsafe`. No policy.
 
+pub mod chroot;
+pub mod firmware;
+pub mod kexec;
 pub mod module;
 pub mod roots;
 pub mod units;
