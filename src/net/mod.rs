@@ -1,1 +1,36 @@
-//! Links, DHCP, DNS, NTP, LLDP.
+//! Network: links, an address by DHCP, names, time and neighbours.
+//!
+//! [`bring_up`] is the whole network phase. [`Lldp`] runs beside it from the moment the links are up; [`set_clock`]
+//! and [`http_client`] need what it found. Each part is also a subcommand ([`command`]).
+
+mod backoff;
+mod bring_up;
+mod connect;
+pub mod dhcp;
+mod http_client;
+mod kernel_config;
+pub mod links;
+mod mac;
+pub mod resolver;
+mod static_ip;
+
+pub use backoff::Backoff;
+pub use bring_up::{Network, Online, Origin, bring_up};
+pub use connect::connect;
+pub use http_client::http_client;
+pub use kernel_config::{KernelConfig, parse_pnp, read_kernel_config};
+pub use mac::{Mac, NotAMac};
+pub use resolver::{ResolveError, Resolver};
+pub use static_ip::{IpSetting, StaticIp, parse_ip_setting};
+
+/// Tells the operator what is being waited for.
+pub type Say<'a> = &'a (dyn Fn(String) + Send + Sync);
+
+/// Ends a background task with its owner.
+pub(crate) struct AbortOnDrop(pub(crate) tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

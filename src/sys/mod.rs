@@ -1,9 +1,12 @@
 //! The kernel's interfaces: ioctl, netlink, raw sockets, `unsafe`. No policy.
 
 pub mod chroot;
+pub mod clock;
 pub mod firmware;
 pub mod kexec;
 pub mod module;
+pub mod packet;
 pub mod roots;
+pub mod udp;
 pub mod units;
 pub mod watchdog;

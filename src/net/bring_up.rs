@@ -1,0 +1,333 @@
+//! The network phase: from links without addresses to a [`Network`], kept alive in the background.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use ipnet::Ipv4Net;
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::dhcp::{self, Acquired, Confirmed, DhcpOptions};
+use super::kernel_config::{KernelConfig, read_kernel_config};
+use super::links::{EthernetLink, Netlink, Route};
+use super::resolver::Resolver;
+use super::static_ip::{IpSetting, StaticIp, parse_ip_setting};
+use super::{AbortOnDrop, Backoff, Mac, Say};
+use crate::config::cmdline::Cmdline;
+use crate::sys::roots::Roots;
+
+/// Delays between tries of what should simply work.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(16);
+/// How long to look for a carrier before saying so.
+const CARRIER_WAIT: Duration = Duration::from_secs(5);
+/// Between two questions about the kernel's lease.
+const CONFIRM_PAUSE: Duration = Duration::from_secs(60);
+
+/// Who configured the address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// Our own DHCP client.
+    Dhcp,
+    /// The kernel, before user space.
+    Kernel,
+    /// The operator, by `ip=`.
+    Static,
+}
+
+/// The network as it is in use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Network {
+    pub interface: String,
+    pub link_index: u32,
+    pub mac: Mac,
+    pub address: Ipv4Net,
+    pub routes: Vec<Route>,
+    /// Name servers: `drophammer.dns=`, else what DHCP, the kernel or `ip=` say. May be empty.
+    pub dns: Vec<IpAddr>,
+    pub domain: Option<String>,
+    pub search: Vec<String>,
+    /// Time servers of option 42, the kernel or `ip=`. May be empty.
+    pub ntp: Vec<String>,
+    /// From `ip=`.
+    pub host_name: Option<String>,
+    pub dhcp_server: Option<Ipv4Addr>,
+    pub origin: Origin,
+}
+
+/// A working network. Dropping it stops renewing the lease.
+pub struct Online {
+    /// Follows the name servers of later leases by itself.
+    pub resolver: Resolver,
+    state: watch::Receiver<Network>,
+    _keeper: Option<AbortOnDrop>,
+}
+
+impl Online {
+    /// The network as of now: a later lease may differ from the first.
+    pub fn network(&self) -> Network {
+        self.state.borrow().clone()
+    }
+}
+
+/// Gets the machine onto the network and keeps it there. Tries for ever; `say` is told what is being waited for.
+///
+/// What is asked for first is taken first: an address the kernel already has, then `ip=`, then DHCP.
+pub async fn bring_up(roots: &Roots, cmdline: &Cmdline, uuid: Option<Uuid>, say: Say<'_>) -> Online {
+    let netlink = until_it_works(say, || async { Netlink::open().context("opening rtnetlink") }).await;
+    let dns = parse_dns_override(cmdline, say);
+    if let Some(kernel) = read_kernel_config(roots)
+        && let Some((link, address)) = until_it_works(say, || find_configured_link(&netlink)).await
+    {
+        say(format!("{} has {address} from the kernel", link.name));
+        return online_by_kernel(netlink, link, address, kernel, dns);
+    }
+    let setting = parse_ip_setting(cmdline.get("ip")).unwrap_or_else(|error| {
+        say(format!("{error}; using DHCP instead"));
+        IpSetting::Dhcp { device: None }
+    });
+    match setting {
+        IpSetting::Static(setting) => online_by_operator(netlink, setting, dns, say).await,
+        IpSetting::Dhcp { device } => online_by_dhcp(netlink, device, DhcpOptions { uuid }, dns, say).await,
+    }
+}
+
+async fn online_by_dhcp(
+    netlink: Netlink,
+    device: Option<String>,
+    options: DhcpOptions,
+    dns: Vec<IpAddr>,
+    say: Say<'_>,
+) -> Online {
+    let acquired = lease_on_link(&netlink, device.as_deref(), &options, say).await;
+    let network = network_of_lease(&acquired, &dns);
+    say(describe(&network));
+    let resolver = Resolver::for_network(&network);
+    let (publish, state) = watch::channel(network);
+    let keeper = Keeper { netlink, device, options, dns, resolver: resolver.clone(), publish };
+    let task = tokio::spawn(keeper.run(acquired));
+    Online { resolver, state, _keeper: Some(AbortOnDrop(task)) }
+}
+
+/// A lease that is applied. A lease that can't be applied is asked for anew.
+async fn lease_on_link(netlink: &Netlink, device: Option<&str>, options: &DhcpOptions, say: Say<'_>) -> Acquired {
+    until_it_works(say, || async {
+        let acquired = dhcp::acquire(netlink, device, options, say).await;
+        dhcp::apply_lease(netlink, &acquired, None).await?;
+        Ok(acquired)
+    })
+    .await
+}
+
+fn online_by_kernel(
+    netlink: Netlink,
+    link: EthernetLink,
+    address: Ipv4Net,
+    kernel: KernelConfig,
+    dns: Vec<IpAddr>,
+) -> Online {
+    let learned: Vec<IpAddr> = kernel.dns.iter().copied().map(IpAddr::V4).collect();
+    let network = Network {
+        interface: link.name.clone(),
+        link_index: link.index,
+        mac: link.mac,
+        address,
+        routes: Vec::new(),
+        dns: if dns.is_empty() { learned } else { dns.clone() },
+        domain: kernel.domain,
+        search: Vec::new(),
+        ntp: kernel.ntp.iter().map(Ipv4Addr::to_string).collect(),
+        host_name: None,
+        dhcp_server: None,
+        origin: Origin::Kernel,
+    };
+    let resolver = Resolver::for_network(&network);
+    let (publish, state) = watch::channel(network);
+    let keeper = kernel.from_server.then(|| {
+        // The kernel asked by MAC alone. With a client identifier the server would take us for another machine.
+        let options = DhcpOptions { uuid: None };
+        let keeper = Keeper { netlink, device: None, options, dns, resolver: resolver.clone(), publish };
+        AbortOnDrop(tokio::spawn(keeper.adopt(link, address)))
+    });
+    Online { resolver, state, _keeper: keeper }
+}
+
+async fn online_by_operator(netlink: Netlink, setting: StaticIp, dns: Vec<IpAddr>, say: Say<'_>) -> Online {
+    let link = find_link(&netlink, setting.device.as_deref(), say).await;
+    until_it_works(say, || apply_static(&netlink, &link, &setting)).await;
+    let given: Vec<IpAddr> = setting.dns.iter().copied().map(IpAddr::V4).collect();
+    let network = Network {
+        interface: link.name,
+        link_index: link.index,
+        mac: link.mac,
+        address: setting.address,
+        routes: setting.gateway.map(Route::default_via).into_iter().collect(),
+        dns: if dns.is_empty() { given } else { dns },
+        domain: None,
+        search: Vec::new(),
+        ntp: setting.ntp.iter().map(Ipv4Addr::to_string).collect(),
+        host_name: setting.host_name,
+        dhcp_server: None,
+        origin: Origin::Static,
+    };
+    say(describe(&network));
+    let resolver = Resolver::for_network(&network);
+    let (_, state) = watch::channel(network);
+    Online { resolver, state, _keeper: None }
+}
+
+async fn apply_static(netlink: &Netlink, link: &EthernetLink, setting: &StaticIp) -> Result<()> {
+    netlink.apply_address(link.index, setting.address, None).await?;
+    match setting.gateway {
+        Some(gateway) => netlink.apply_route(link.index, &Route::default_via(gateway)).await,
+        None => Ok(()),
+    }
+}
+
+/// Waits for the link named, or the first one with a carrier.
+async fn find_link(netlink: &Netlink, device: Option<&str>, say: Say<'_>) -> EthernetLink {
+    let started = Instant::now();
+    loop {
+        let found = until_it_works(say, || async {
+            netlink.apply_ethernet_up().await?;
+            netlink.wait_for_carrier(device, CARRIER_WAIT).await
+        });
+        if let Some(link) = found.await {
+            return link;
+        }
+        let what = device.unwrap_or("any Ethernet link");
+        say(format!("no carrier on {what} for {} s; still looking", started.elapsed().as_secs()));
+    }
+}
+
+/// The Ethernet link that has an address already.
+async fn find_configured_link(netlink: &Netlink) -> Result<Option<(EthernetLink, Ipv4Net)>> {
+    let links = netlink.read_ethernet_links().await?;
+    let addresses = netlink.read_ipv4_addresses().await?;
+    let found = addresses.into_iter().find_map(|(index, address)| {
+        links.iter().find(|link| link.index == index).map(|link| (link.clone(), address))
+    });
+    Ok(found)
+}
+
+/// What runs in the background: holds the lease, and gets a new one when it is lost.
+struct Keeper {
+    netlink: Netlink,
+    device: Option<String>,
+    options: DhcpOptions,
+    dns: Vec<IpAddr>,
+    resolver: Resolver,
+    publish: watch::Sender<Network>,
+}
+
+impl Keeper {
+    async fn run(self, first: Acquired) {
+        let mut held = first;
+        loop {
+            let mut latest = held.clone();
+            let lost = dhcp::keep(&self.netlink, held, &self.options, |renewed| {
+                latest = renewed.clone();
+                self.publish(renewed);
+            });
+            let lost = lost.await;
+            warn!(link = %latest.link.name, reason = %lost, "network lost, asking for a new address");
+            dhcp::remove_lease(&self.netlink, &latest.link, &latest.lease).await;
+            let say = |text: String| warn!("{text}");
+            held = lease_on_link(&self.netlink, self.device.as_deref(), &self.options, &say).await;
+            self.publish(&held);
+        }
+    }
+
+    /// Makes a lease of the address that the kernel got, then keeps it. The kernel never renews.
+    async fn adopt(self, link: EthernetLink, address: Ipv4Net) {
+        loop {
+            match dhcp::confirm(&link, address.addr(), &self.options).await {
+                Ok(Confirmed::Lease(acquired)) if acquired.lease.address == address => {
+                    info!(link = %link.name, %address, "DHCP lease of the kernel taken over");
+                    if let Err(error) = dhcp::apply_lease(&self.netlink, &acquired, None).await {
+                        warn!(error = format!("{error:#}"), "lease not applied in full");
+                    }
+                    self.publish(&acquired);
+                    return self.run(*acquired).await;
+                }
+                Ok(Confirmed::Lease(other)) => {
+                    warn!(%address, offered = %other.lease.address, "DHCP server gives another address; not renewing");
+                    return;
+                }
+                Ok(Confirmed::Refused(reason)) => {
+                    let reason = reason.unwrap_or_default();
+                    warn!(%address, reason, "DHCP server does not confirm the kernel's address; not renewing");
+                    return;
+                }
+                Ok(Confirmed::NoAnswer) => warn!(%address, "no DHCP server confirms the kernel's address; asking again"),
+                Err(error) => warn!(error = format!("{error:#}"), "kernel's lease not confirmed; asking again"),
+            }
+            sleep(CONFIRM_PAUSE).await;
+        }
+    }
+
+    fn publish(&self, acquired: &Acquired) {
+        let network = network_of_lease(acquired, &self.dns);
+        self.resolver.configure(&network);
+        self.publish.send_replace(network);
+    }
+}
+
+fn network_of_lease(acquired: &Acquired, dns: &[IpAddr]) -> Network {
+    let Acquired { link, lease, .. } = acquired;
+    let learned = || lease.dns.iter().copied().map(IpAddr::V4).collect();
+    Network {
+        interface: link.name.clone(),
+        link_index: link.index,
+        mac: link.mac,
+        address: lease.address,
+        routes: lease.routes.clone(),
+        dns: if dns.is_empty() { learned() } else { dns.to_vec() },
+        domain: lease.domain.clone(),
+        search: lease.search.clone(),
+        ntp: lease.ntp.iter().map(Ipv4Addr::to_string).collect(),
+        host_name: None,
+        dhcp_server: Some(lease.server),
+        origin: Origin::Dhcp,
+    }
+}
+
+fn describe(network: &Network) -> String {
+    let Network { interface, address, .. } = network;
+    match network.dhcp_server {
+        Some(server) => format!("{interface} has {address} from DHCP server {server}"),
+        None => format!("{interface} has {address}"),
+    }
+}
+
+/// `drophammer.dns=`; what is no address is named and left out.
+fn parse_dns_override(cmdline: &Cmdline, say: Say<'_>) -> Vec<IpAddr> {
+    let mut servers = Vec::new();
+    for text in cmdline.list("drophammer.dns") {
+        match text.parse() {
+            Ok(address) => servers.push(address),
+            Err(_) => say(format!("drophammer.dns={text} is no IP address, ignored")),
+        }
+    }
+    servers
+}
+
+/// Repeats with growing delays, saying why.
+async fn until_it_works<T, F: Future<Output = Result<T>>>(say: Say<'_>, mut attempt: impl FnMut() -> F) -> T {
+    let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
+    loop {
+        match attempt().await {
+            Ok(done) => return done,
+            Err(error) => {
+                let delay = backoff.next_delay();
+                say(format!("{error:#}; trying again in {} s", delay.as_secs().max(1)));
+                sleep(delay).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The HTTP client of the agent: our name servers, our certificates, no proxy.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use reqwest::redirect::Policy;
+use reqwest::{Certificate, Client};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use super::resolver::Resolver;
+
+/// Certificates that come with the initramfs or the installed system.
+const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+const MOST_REDIRECTS: usize = 5;
+/// A server that vanished without a word is noticed after about a minute.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// A client that trusts `extra_ca_pem` and the system's roots when there are any, and nothing else. It has a limit
+/// for connecting and none for the whole request, so that an image may take its time.
+pub fn http_client(resolver: Resolver, extra_ca_pem: Option<&str>) -> Result<Client> {
+    // An error only says that another provider is installed already; that one is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut roots = match extra_ca_pem {
+        Some(pem) => parse_given_roots(pem)?,
+        None => Vec::new(),
+    };
+    roots.extend(read_system_roots(Path::new(SYSTEM_ROOTS))?);
+    let roots: Vec<Certificate> =
+        roots.iter().map(|der| Certificate::from_der(der)).collect::<Result<_, _>>().context("using trusted certificates")?;
+    Client::builder()
+        .user_agent(concat!("drophammer/", env!("CARGO_PKG_VERSION")))
+        .dns_resolver(resolver)
+        .tls_certs_only(roots)
+        .no_proxy()
+        .referer(false)
+        .redirect(Policy::limited(MOST_REDIRECTS))
+        .connect_timeout(CONNECT_LIMIT)
+        .tcp_keepalive(KEEPALIVE)
+        .build()
+        .context("building the HTTP client")
+}
+
+/// Certificates the operator gave: one that can't be used is an error, since the rest would hardly do.
+fn parse_given_roots(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
+    let certificates: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().context("reading the CA certificate")?;
+    if certificates.is_empty() {
+        bail!("the CA certificate has no PEM block CERTIFICATE");
+    }
+    let mut store = RootCertStore::empty();
+    for certificate in &certificates {
+        store.add(certificate.clone()).context("using the CA certificate")?;
+    }
+    Ok(certificates)
+}
+
+/// The system's bundle without what can't be used: bundles are known to hold odd certificates. No file, no roots.
+fn read_system_roots(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let pem = match fs::read(path) {
+        Ok(pem) => pem,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+    };
+    let mut store = RootCertStore::empty();
+    let usable = |certificate: &CertificateDer<'static>| store.add(certificate.clone()).is_ok();
+    Ok(CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).filter(usable).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn self_signed() -> String {
+        let key = rcgen::KeyPair::generate().unwrap();
+        rcgen::CertificateParams::new(vec!["api.lab.example".to_owned()]).unwrap().self_signed(&key).unwrap().pem()
+    }
+
+    #[test]
+    fn a_client_is_built_with_and_without_certificates() {
+        http_client(Resolver::new(&[], &[]), None).unwrap();
+        http_client(Resolver::new(&[], &[]), Some(&self_signed())).unwrap();
+    }
+
+    #[test]
+    fn an_unusable_certificate_is_refused() {
+        let error = http_client(Resolver::new(&[], &[]), Some("no pem at all")).unwrap_err();
+        assert_eq!(error.to_string(), "the CA certificate has no PEM block CERTIFICATE");
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let error = http_client(Resolver::new(&[], &[]), Some(broken)).unwrap_err();
+        assert_eq!(error.to_string(), "using the CA certificate");
+    }
+
+    #[test]
+    fn a_bad_certificate_in_the_systems_bundle_does_not_spoil_the_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        let bundle = dir.path().join("bundle.crt");
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        fs::write(&bundle, format!("{}{broken}{}", self_signed(), self_signed())).unwrap();
+        assert_eq!(read_system_roots(&bundle).unwrap().len(), 2);
+        assert!(read_system_roots(&dir.path().join("absent")).unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_name_is_not_looked_up_anywhere_else() {
+        let client = http_client(Resolver::new(&[], &[]), None).unwrap();
+        let error = client.get("http://localhost:1/").send().await.unwrap_err();
+        assert!(format!("{error:?}").contains("no name server is configured"), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_circle_of_redirects_ends() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            let mut answered = 0u32;
+            while let Ok(Ok((mut stream, _))) = tokio::time::timeout(Duration::from_secs(2), listener.accept()).await {
+                let mut request = [0; 1024];
+                let _ = stream.read(&mut request).await;
+                let answer = "HTTP/1.1 302 Found\r\nLocation: /again\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                let _ = stream.write_all(answer.as_bytes()).await;
+                answered += 1;
+                if answered > 5 {
+                    break;
+                }
+            }
+            answered
+        });
+        let client = http_client(Resolver::new(&[], &[]), None).unwrap();
+        let error = client.get(format!("http://{address}/")).send().await.unwrap_err();
+        assert!(error.is_redirect(), "{error:?}");
+        assert_eq!(server.await.unwrap(), 6);
+    }
+}
