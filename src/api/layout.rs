@@ -1,6 +1,10 @@
 //! File system layouts: which disks are partitioned how, and what is mounted where.
 //!
 //! The same object stands in `/v1/filesystemlayout` and in an allocation. Empty lists arrive as `null`.
+//! What its words may be is in [`values`], what makes it valid in [`validate`].
+
+pub mod validate;
+pub mod values;
 
 use std::collections::BTreeMap;
 
@@ -73,7 +77,7 @@ pub struct Partition {
     /// MiB; 0: the rest of the disk.
     #[serde(default)]
     pub size: u64,
-    /// `ef00`, `8300`, `fd00` or `8e00`; absent: `8300`.
+    /// `ef00`, `8300`, `fd00`, `8e00` or `ef02`; absent: `8300`.
     #[serde(default)]
     pub gpttype: Option<String>,
 }

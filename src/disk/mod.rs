@@ -1,1 +1,30 @@
 //! Disks: erase, plan, partition, file systems, mounts.
+//!
+//! In the order of an installation:
+//!
+//! 1. [`device`] reads what each disk is and holds now ([`probe`], [`table`]), [`erase`] empties them and [`verify`]
+//!    reads back.
+//! 2. [`planner`] decides, without touching anything, what becomes of which disk: a [`plan`], or every [`fault`].
+//! 3. [`apply`] looks at the disks once more, then writes partitions ([`partition`]) and file systems ([`filesystem`]).
+//! 4. [`mount`] mounts them below one directory, [`fstab`] tells the installed system about them.
+//!
+//! [`command`] is the same at the console.
+
+pub mod apply;
+pub mod block;
+pub mod command;
+pub mod device;
+pub mod erase;
+pub mod fault;
+pub mod filesystem;
+pub mod fstab;
+pub mod mount;
+pub mod mount_options;
+pub mod partition;
+pub mod plan;
+pub mod plan_text;
+pub mod planner;
+pub mod probe;
+pub mod table;
+pub mod tool;
+pub mod verify;

@@ -1,0 +1,51 @@
+//! What the installed system is told about its file systems.
+
+use serde_json::json;
+
+use super::plan::{FilesystemPlan, Plan};
+use crate::api::layout::values::Format;
+
+/// The text of `/etc/fstab`: file systems in mount order, then tmpfs, then swap.
+///
+/// Swap needs no path to be used: upstream writes it a line only if the layout gives it one, and then a line that
+/// mounts it there. Its mount point is always `none` and its option `sw` unless the layout says otherwise.
+pub fn fstab(plan: &Plan, version: &str) -> String {
+    let mut text = format!("# created by metal-hammer: \"{version}\"\n");
+    let of = |format: Format| plan.filesystems.iter().filter(move |fs| fs.format == format);
+    let unmounted = of(Format::Tmpfs).filter(|fs| fs.path.is_some()).chain(of(Format::Swap));
+    for filesystem in plan.mounted().chain(unmounted) {
+        text.push_str(&line(filesystem));
+        text.push('\n');
+    }
+    text
+}
+
+fn line(filesystem: &FilesystemPlan) -> String {
+    let path = filesystem.path.as_deref().unwrap_or("none");
+    let (default, pass) = match filesystem.format {
+        Format::Swap => ("sw", 0),
+        Format::Tmpfs => ("defaults", 0),
+        Format::Vfat | Format::Ext3 | Format::Ext4 | Format::None if path == "/" => ("defaults", 1),
+        Format::Vfat | Format::Ext3 | Format::Ext4 | Format::None => ("defaults", 2),
+    };
+    let options = match filesystem.mount_options.as_slice() {
+        [] => default.to_owned(),
+        options => options.join(","),
+    };
+    let source = match &filesystem.uuid {
+        Some(uuid) => format!("UUID={uuid}"),
+        None => filesystem.format.to_string(),
+    };
+    format!("{source} {path} {} {options} 0 {pass}", filesystem.format)
+}
+
+/// The text of `/etc/metal/disk.json`, which old tools in images may read.
+pub fn disk_json(plan: &Plan) -> String {
+    let labelled = plan.filesystems.iter().filter_map(|fs| Some((fs, fs.label.as_deref()?, fs.uuid.as_ref()?)));
+    let known = labelled.filter(|(_, label, _)| matches!(*label, "root" | "efi" | "varlib"));
+    let partitions = known.map(|(fs, label, uuid)| {
+        json!({"Label": label, "Filesystem": fs.format.as_str(), "Properties": {"UUID": uuid.to_string()}})
+    });
+    let document = json!({"Device": "legacy", "Partitions": partitions.collect::<Vec<_>>()});
+    format!("{document:#}")
+}
