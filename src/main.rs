@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 use drophammer::{agent, disk, image, inventory, net};
@@ -42,19 +43,22 @@ fn main() -> ExitCode {
     if std::process::id() == 1 {
         agent::run();
     }
-    let arguments = Arguments::parse();
-    let outcome = match arguments.command {
-        Command::Inventory(args) => inventory::command::run(args),
-        Command::Plan(args) => disk::command::run_plan(args),
-        Command::Unpack(args) => image::command::run_unpack(args),
-        Command::Write(args) => image::command::run_write(args),
-        Command::Erase(args) => disk::command::run_erase(args),
-        Command::Lldp(args) => net::command::run_lldp(args),
-        Command::Dhcp(args) => net::command::run_dhcp(args),
-        Command::Ntp(args) => net::command::run_ntp(args),
-    };
-    outcome.unwrap_or_else(|error| {
+    run(Arguments::parse().command).unwrap_or_else(|error| {
         eprintln!("drophammer: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    match command {
+        Command::Inventory(args) => inventory::command::run(&args),
+        Command::Plan(args) => disk::command::run_plan(&args),
+        Command::Erase(args) => disk::command::run_erase(&args),
+        Command::Unpack(args) => runtime.block_on(image::command::run_unpack(&args)),
+        Command::Write(args) => runtime.block_on(image::command::run_write(&args)),
+        Command::Lldp(args) => runtime.block_on(net::command::run_lldp(args)),
+        Command::Dhcp(args) => runtime.block_on(net::command::run_dhcp(args)),
+        Command::Ntp(args) => runtime.block_on(net::command::run_ntp(args)),
+    }
 }

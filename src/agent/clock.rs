@@ -14,9 +14,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// Sources in this order: the command line, MetalConfig, DHCP. No others.
 pub(crate) fn servers(agent: &Agent, session: &Session, network: &Connected) -> Vec<String> {
-    let from_cmdline: Vec<String> = agent.cmdline.list("drophammer.ntp").into_iter().map(str::to_owned).collect();
-    let from_config = session.config.ntp_servers.clone().unwrap_or_default();
-    [from_cmdline, from_config, network.online.network().ntp].into_iter().find(|list| !list.is_empty()).unwrap_or_default()
+    let from_config = session.config.ntp_servers.as_deref().unwrap_or_default();
+    ntp::choose_servers(&agent.cmdline, from_config, &network.online.network())
 }
 
 pub(crate) async fn run(agent: &Agent, session: &Session, network: &Connected) -> Result<()> {
@@ -25,7 +24,7 @@ pub(crate) async fn run(agent: &Agent, session: &Session, network: &Connected) -
         !servers.is_empty(),
         "no NTP server is configured: neither drophammer.ntp=, nor ntp_servers in MetalConfig, nor DHCP option 42"
     );
-    let set = ntp::set_clock(&servers, &session.resolver, LIMIT).await?;
-    info!("{set}");
+    let set = ntp::set_clock(&agent.roots, &servers, &session.resolver, LIMIT).await?;
+    info!(server = set.server, "clock set, moved by {:.3} s", set.offset_ns as f64 / 1e9);
     Ok(())
 }

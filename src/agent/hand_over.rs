@@ -10,7 +10,7 @@ use super::install::Installed;
 use super::session::Session;
 use crate::api::event::ProvisioningEvent;
 use crate::api::grpc::{BootInfo, BootServiceReportRequest};
-use crate::client::backoff::Backoff;
+use crate::net::Backoff;
 use crate::init::exit::Ending;
 
 const FLUSH_LIMIT: Duration = Duration::from_secs(30);

@@ -27,6 +27,7 @@ use crate::disk::planner::plan;
 use crate::image::{self, DigestRule, Observer, Options, Source};
 use crate::os::{self, BootInfo, MadeFilesystem};
 use crate::sys::firmware::Firmware;
+use crate::sys::units::Bytes;
 
 /// Where the new system is mounted while it is made.
 const ROOT: &str = "/rootfs";
@@ -98,13 +99,21 @@ async fn write(
         None => DigestRule::Sidecar,
     };
     let source: Source = order.image.url.parse().with_context(|| format!("allocation.image.url {:?}", order.image.url))?;
-    let options = Options { digest, http: Some(session.http.clone()), ..Options::default() };
+    let options = Options { http: Some(session.http.clone()), ..Options::new(digest) };
     let teller = Teller::new(agent.events.clone());
     let report = image::unpack(&source, &PathBuf::from(ROOT), &options, &teller).await?;
     for warning in &report.warnings {
         warn!("image: {warning}");
     }
-    info!("image written: {report}");
+    info!(
+        compression = report.compression,
+        retries = report.retries,
+        "image written: {} as {} files with {} in {:.1} s",
+        Bytes(report.bytes_in),
+        report.files,
+        Bytes(report.bytes_out),
+        report.seconds
+    );
 
     // configuration and boot loader
     let (boot, kexec) = blocking(input, |input| {
@@ -253,7 +262,7 @@ impl Observer for Teller {
         let left_s = progress.left().map(|left| left.as_secs());
         if now >= next.0 {
             next.0 = now + Duration::from_secs(10);
-            info!("{progress}");
+            info!("image: {}", image::line(progress));
         }
         if now >= next.1 {
             next.1 = now + Duration::from_secs(2);

@@ -14,6 +14,7 @@ use crate::VERSION;
 use crate::api::event::ProvisioningEvent;
 use crate::api::grpc::{BootServiceRegisterRequest, MachineNic};
 use crate::inventory::Inventory;
+use crate::net::lldp::Neighbour;
 
 /// What the control plane wants of a machine that registered.
 pub(crate) enum Known {
@@ -72,6 +73,17 @@ fn neighbours(connected: &Connected) -> BTreeMap<String, Vec<MachineNic>> {
     let Some(lldp) = &connected.lldp else { return BTreeMap::new() };
     lldp.neighbours()
         .into_iter()
-        .map(|(link, heard)| (link, heard.into_iter().map(|neighbour| neighbour.to_wire()).collect()))
+        .map(|(link, heard)| (link, heard.into_iter().map(wire_neighbour).collect()))
         .collect()
+}
+
+/// Upstream sends the port's id twice, also where it is no MAC: switches are told apart by it.
+fn wire_neighbour(neighbour: Neighbour) -> MachineNic {
+    MachineNic {
+        mac: neighbour.port_id.clone(),
+        identifier: neighbour.port_id,
+        name: neighbour.port_description.unwrap_or_default(),
+        hostname: neighbour.system_name.unwrap_or_default(),
+        neighbors: Vec::new(),
+    }
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::api::progress::{Note, Phase, PhaseState};
-use crate::client::backoff::Backoff;
+use crate::net::Backoff;
 use crate::client::events::Events;
 
 /// Runs phases one after the other.

@@ -8,7 +8,7 @@ use crate::api::metal_config::MetalConfig;
 use crate::client::boot::{self, BootService};
 use crate::client::metal_config;
 use crate::client::rest::RestClient;
-use crate::net::resolver::{Resolver, http_client};
+use crate::net::{Resolver, http_client};
 
 /// Everything that MetalConfig leads to.
 pub(crate) struct Session {

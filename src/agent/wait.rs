@@ -8,7 +8,7 @@ use super::Agent;
 use super::order::{Decision, Order};
 use super::session::Session;
 use crate::api::event::ProvisioningEvent;
-use crate::client::backoff::Backoff;
+use crate::net::Backoff;
 use crate::client::boot::WaitEnd;
 
 /// How the waiting ended.

@@ -7,14 +7,14 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tonic::{Code, Status};
 use tracing::{info, warn};
 
-use super::backoff::Backoff;
+use crate::net::Backoff;
 use crate::api::grpc::boot_service_client::BootServiceClient;
 use crate::api::grpc::{
     BootServiceAbortReinstallRequest, BootServiceAbortReinstallResponse, BootServiceRegisterRequest,
     BootServiceRegisterResponse, BootServiceReportRequest, BootServiceWaitRequest,
 };
 use crate::api::metal_config::MetalConfig;
-use crate::net::resolver::{Resolver, connector};
+use crate::net::{Resolver, connect};
 
 /// Upstream's deadline for all unary calls but Wait.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ pub fn channel(config: &MetalConfig, resolver: &Resolver) -> Result<Channel> {
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true);
-    Ok(endpoint.connect_with_connector_lazy(connector(resolver.clone())))
+    Ok(endpoint.connect_with_connector_lazy(connect(resolver.clone())))
 }
 
 /// The calls of BootService that an agent makes.

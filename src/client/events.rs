@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 use tracing::{debug, warn};
 
-use super::backoff::Backoff;
+use crate::net::Backoff;
 use super::boot::describe;
 use crate::api::event::ProvisioningEvent;
 use crate::api::grpc::event_service_client::EventServiceClient;

@@ -4,9 +4,7 @@
 //! - [`events`]: provisioning events, sent in order from a queue
 //! - [`rest`]: the machine and its allocation, with HMAC
 //! - [`metal_config`]: the configuration that names all of them
-//! - [`backoff`]: how long to wait before the next try
 
-pub mod backoff;
 pub mod boot;
 pub mod events;
 pub mod metal_config;

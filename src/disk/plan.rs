@@ -5,23 +5,8 @@ use uuid::Uuid;
 
 use super::device::DiskFacts;
 use crate::api::layout::values::{Format, GptType};
-use crate::sys::roots::Roots;
+pub use crate::sys::firmware::Firmware;
 use crate::sys::units::Bytes;
-
-/// How the machine boots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Firmware {
-    Uefi,
-    Bios,
-}
-
-impl Firmware {
-    /// The kernel makes `/sys/firmware/efi` exactly when it was started by UEFI.
-    pub fn read(roots: &Roots) -> Self {
-        if roots.sys.join("firmware/efi").is_dir() { Self::Uefi } else { Self::Bios }
-    }
-}
 
 /// Whether disks with `wipeonreinstall: false` are to survive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -22,6 +22,7 @@ pub mod wire;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::sys::firmware::Firmware;
 use crate::sys::roots::Roots;
 use crate::sys::units::Bytes;
 
@@ -40,7 +41,7 @@ pub struct Inventory {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bios: Option<dmi::Bios>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub firmware: Option<firmware::FirmwareMode>,
+    pub firmware: Option<Firmware>,
     /// Installed memory where the kernel tells it, else what the kernel has: `memory_source` says which.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Bytes>,

@@ -16,6 +16,11 @@ impl Backoff {
         Self { first, longest, next: first }
     }
 
+    /// For calls to a server that may be away: 1 s, at most 15 s.
+    pub fn for_server() -> Self {
+        Self::new(Duration::from_secs(1), Duration::from_secs(15))
+    }
+
     /// The delay before the next try.
     pub fn next_delay(&mut self) -> Duration {
         let delay = self.next;

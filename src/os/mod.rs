@@ -40,6 +40,7 @@ use time::OffsetDateTime;
 use tracing::{info, warn};
 
 use crate::api::rest::{Allocation, Network, Nic};
+pub use crate::sys::firmware::Firmware;
 
 pub use boot_info::BootInfo;
 pub use image::{ImageFacts, Unfit, check_image};
@@ -49,13 +50,6 @@ use chroot_mounts::ChrootMounts;
 use image::Way;
 use servers::Servers;
 use tree::Tree;
-
-/// How the machine was booted, and so how its disk must boot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Firmware {
-    Uefi,
-    Bios,
-}
 
 /// A file system the disk step made.
 #[derive(Clone, Debug, PartialEq, Eq)]
