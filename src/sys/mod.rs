@@ -3,6 +3,7 @@
 pub mod block;
 pub mod chroot;
 pub mod clock;
+pub mod clock_state;
 pub mod firmware;
 pub mod kexec;
 pub mod module;
