@@ -2,6 +2,7 @@
 
 import json
 import time
+from datetime import datetime
 
 from . import commands, network
 from .commands import CommandFailed, LabError, TimedOut
@@ -113,4 +114,8 @@ class Anvil:
         except CommandFailed:
             return []  # not known yet
         events = answer.get("log", []) if isinstance(answer, dict) else answer
-        return sorted(events or [], key=lambda event: event.get("time", ""))
+        return sorted(events or [], key=event_time)
+
+
+def event_time(event):
+    return datetime.fromisoformat(event["time"])

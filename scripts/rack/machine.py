@@ -147,6 +147,14 @@ class Machine:
         with socket.socket(socket.AF_UNIX) as serial:
             serial.connect(str(self.serial_socket))
             serial.sendall(text.encode())
+            # QEMU drops what the guest has not taken when the socket closes: stay until the echo has ended.
+            serial.settimeout(1)
+            deadline = time.monotonic() + 5
+            try:
+                while serial.recv(4096) and time.monotonic() < deadline:
+                    pass
+            except TimeoutError:
+                pass
 
     def arguments(self):
         options = self.options
@@ -177,7 +185,9 @@ class Machine:
 
     def _network_arguments(self):
         order = "" if self.options.boot else ",bootindex=1"
-        argv = ["-netdev", f"tap,id=net0,ifname={self.tap},script=no,downscript=no"]
+        # The dump would hold the tap's own header before each frame.
+        header = ",vnet_hdr=off" if self.options.capture else ""
+        argv = ["-netdev", f"tap,id=net0,ifname={self.tap},script=no,downscript=no{header}"]
         argv += ["-device", f"virtio-net-pci,id=nic0,netdev=net0,mac={self.mac}{order}"]
         if self.options.capture:
             argv += ["-object", f"filter-dump,id=dump0,netdev=net0,file={self.pcap}"]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import anvil, layout, network
+from .anvil import event_time
 from .commands import CommandFailed, LabError, TimedOut, run
 from .machine import Machine, MachineOptions
 from .paths import CACHE, DIST
@@ -151,11 +152,13 @@ class Rack:
                 raise TimedOut(f"not within {timeout} s: {what}\n{self.report()}")
             time.sleep(0.25)
 
-    def wait_for_event(self, machine, name, timeout=REGISTER_TIMEOUT, after=0, fatal=("Crashed",)):
-        """Waits for an event of this name behind the first `after` ones; one of the `fatal` ones ends the wait."""
+    def wait_for_event(self, machine, name, timeout=REGISTER_TIMEOUT, after=None, fatal=("Crashed",)):
+        """Waits for an event of this name, behind the event `after` if given; one of the `fatal` ones ends the wait."""
 
         def look():
-            for event in self.events(machine)[after:]:
+            for event in self.events(machine):
+                if after is not None and event_time(event) <= event_time(after):
+                    continue
                 if event["event"] == name:
                     return event
                 if event["event"] in fatal:

@@ -93,9 +93,9 @@ fn pack_drivers(archive: &mut Archive, kernel_dir: &Path, list: &Path) -> Result
     let kernel = Kernel::read(kernel_dir)?;
     let wanted = lists::read_drivers(list)?;
     let selection = kernel.select(&wanted);
-    for name in &selection.unknown {
-        // Kernels differ: what one has as a module another has built in, or not at all.
-        eprintln!("mkinitramfs: {}: no module of this name: {name}", kernel.release());
+    if !selection.unknown.is_empty() {
+        // Kernels differ: what one has as a module another does not have at all.
+        println!("{} has no module for: {}", kernel.release(), selection.unknown.join(" "));
     }
     kernel.pack(&selection, archive)
 }
