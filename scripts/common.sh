@@ -8,6 +8,10 @@ cache=$root/.cache
 # shellcheck disable=SC2034 # used by those who source this
 dist=$root/dist
 
+# What the lab's machines and their rack are made of.
+# shellcheck disable=SC2034
+lab_packages=(python3 qemu-system-x86 ovmf ipxe ipxe-qemu iproute2 openssh-client e2fsprogs gdisk)
+
 # say TEXT...: one plain line for whoever watches.
 say() {
     printf '%s\n' "$*" >&2

@@ -88,6 +88,8 @@ class Machine:
         self.pcap = directory / f"{self.name}.pcap"
         self.serial_socket = directory / f"{self.name}.serial"
         self.powered_on_at = None
+        self.boots_from_disk = False
+        """From the next power-on: the disk before the network."""
         self._log = directory / f"{self.name}.qemu.log"
         self._vars = directory / f"{self.name}.vars"
         self._qmp_socket = directory / f"{self.name}.qmp"
@@ -184,7 +186,7 @@ class Machine:
         ]
 
     def _network_arguments(self):
-        order = "" if self.options.boot else ",bootindex=1"
+        order = "" if self.options.boot or self.boots_from_disk else ",bootindex=1"
         # The dump would hold the tap's own header before each frame.
         header = ",vnet_hdr=off" if self.options.capture else ""
         argv = ["-netdev", f"tap,id=net0,ifname={self.tap},script=no,downscript=no{header}"]
@@ -196,7 +198,9 @@ class Machine:
     def _disk_arguments(self):
         # No cache flushes to the host's disk: what is lost with the host is a lab.
         drive = f"if=none,id=disk0,file={self.disk},format=raw,discard=unmap,cache=unsafe"
-        device = f"drive=disk0,serial=LAB-{self.name},bootindex=2"
+        # An order given here makes OVMF forget the entries that an installed system wrote: then none is given.
+        own_order = self.boots_from_disk and self.options.firmware == "uefi"
+        device = f"drive=disk0,serial=LAB-{self.name}" + ("" if own_order else ",bootindex=2")
         by_bus = {
             "virtio": ["-device", f"virtio-blk-pci,{device}"],
             "nvme": ["-device", f"nvme,{device}"],

@@ -78,7 +78,8 @@ impl Kernel {
     fn find(&self, wanted: &str) -> Vec<&str> {
         let by_path = wanted.contains('/');
         let pattern = if by_path { wanted.to_owned() } else { normalise(wanted) };
-        let is_match = |(name, path): &(&String, &String)| pattern::matches(&pattern, if by_path { path } else { name });
+        let is_match =
+            |(name, path): &(&String, &String)| pattern::matches(&pattern, if by_path { path } else { name });
         self.paths.iter().filter(is_match).map(|(name, _)| name.as_str()).collect()
     }
 
@@ -120,7 +121,9 @@ impl Kernel {
             let data = fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
             archive.add_file(&format!("{target}/{path}"), 0o644, data)?;
         }
-        for (table, about) in [("modules.dep", Column::Path), ("modules.softdep", Column::Second), ("modules.alias", Column::Last)] {
+        for (table, about) in
+            [("modules.dep", Column::Path), ("modules.softdep", Column::Second), ("modules.alias", Column::Last)]
+        {
             let text = fs::read_to_string(self.dir.join(table)).with_context(|| format!("reading {table}"))?;
             let kept = trim_table(&text, about, &selection.names);
             archive.add_file(&format!("{target}/{table}"), 0o644, kept.into_bytes())?;
@@ -169,7 +172,12 @@ fn find_release(root: &Path) -> Result<(String, PathBuf)> {
         Ok([only]) => Ok(only),
         Err(others) => {
             let names: Vec<String> = others.into_iter().map(|(name, _)| name).collect();
-            bail!("{} holds {} kernels in lib/modules instead of one: {}", root.display(), names.len(), names.join(", "))
+            bail!(
+                "{} holds {} kernels in lib/modules instead of one: {}",
+                root.display(),
+                names.len(),
+                names.join(", ")
+            )
         }
     }
 }

@@ -38,9 +38,13 @@ mod tests {
 
     #[test]
     fn stars_and_question_marks_match_as_in_a_shell() {
-        for (pattern, text) in
-            [("virtio_*", "virtio_net"), ("*", ""), ("a*b*c", "aXbXbc"), ("nls_cp43?", "nls_cp437"), ("e1000e", "e1000e")]
-        {
+        for (pattern, text) in [
+            ("virtio_*", "virtio_net"),
+            ("*", ""),
+            ("a*b*c", "aXbXbc"),
+            ("nls_cp43?", "nls_cp437"),
+            ("e1000e", "e1000e"),
+        ] {
             assert!(matches(pattern, text), "{pattern} {text}");
         }
         for (pattern, text) in [("virtio", "virtio_net"), ("a*b", "ac"), ("?", ""), ("e1000", "e1000e")] {
