@@ -36,16 +36,23 @@ step() {
     log=$cache/logs/${name//[ \/]/-}.log
     mkdir -p "$cache/logs"
     start=$(seconds)
+    if [[ -t 2 ]]; then
+        printf '%-28s ...' "$name" >&2
+    elif [[ ${ANNOUNCE_STEPS:-} == 1 ]]; then
+        say "$name ..."
+    fi
     if [[ ${VERBOSE:-} == 1 ]]; then
         "$@" 2>&1 | tee "$log" >&2 || step_failed "$name" "$log"
     else
         "$@" >"$log" 2>&1 || step_failed "$name" "$log"
     fi
     took=$(awk -v a="$start" -v b="$(seconds)" 'BEGIN { printf "%.1f", b - a }')
+    [[ ! -t 2 ]] || printf '\r' >&2
     say "$(printf '%-28s %8s s' "$name" "$took")"
 }
 
 step_failed() {
+    [[ ! -t 2 ]] || say
     say "error: $1 failed; the last lines of $2:"
     tail -n 40 "$2" >&2
     exit 1

@@ -70,7 +70,8 @@ class Anvil:
                 return
             except CommandFailed as error:
                 if time.monotonic() > deadline:
-                    raise TimedOut(f"anvil does not answer {timeout} s after its start: {error}\n{self.log_tail()}") from error
+                    text = f"anvil does not answer {timeout} s after its start: {error}\n{self.log_tail()}"
+                    raise TimedOut(text) from error
                 time.sleep(0.1)
 
     def is_on(self):

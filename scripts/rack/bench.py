@@ -127,7 +127,8 @@ BENCHES = {"boot": bench_boot, "install": bench_install}
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    keep_lines = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__, formatter_class=keep_lines)
     parser.add_argument("name", choices=sorted(BENCHES))
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.add_argument("--firmware", choices=FIRMWARES, default="bios")
@@ -145,7 +146,8 @@ def main(argv=None):
     except KeyboardInterrupt:
         return 130
     if args.format == "json":
-        print(json.dumps({"bench": args.name, "accelerator": accelerator(), "rows": rows}, indent=2, ensure_ascii=False))
+        document = {"bench": args.name, "accelerator": accelerator(), "rows": rows}
+        print(json.dumps(document, indent=2, ensure_ascii=False))
     else:
         cells = [["-" if r[key] is None else r[key] for key in ("name", "value", "unit", "aim", "rival")] for r in rows]
         print(terminal.table(cells, ("measured", "ours", "unit", "aim", "curl | zstd | tar")))

@@ -56,7 +56,9 @@ def parse_arguments(argv):
 def build(screen, *words):
     """Runs one of our scripts; its own steps are shown while it runs. Returns the last line it printed."""
     with screen.step(" ".join([Path(words[0]).name, *words[1:]])) as step:
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        environment = {**os.environ, "ANNOUNCE_STEPS": "1"}
+        process = subprocess.Popen(words, **streams, text=True, cwd=ROOT, env=environment)
         output = []
         try:
             for line in process.stdout:

@@ -162,10 +162,12 @@ class Machine:
         options = self.options
         argv = [QEMU, "-name", self.name, "-nodefaults", "-display", "none", "-uuid", self.id]
         argv += ["-m", str(options.memory_mib), "-smp", str(options.cpus)]
-        argv += ["-accel", "kvm", "-cpu", "host"] if accelerator() == "kvm" else ["-accel", "tcg,thread=multi", "-cpu", "Nehalem"]
+        kvm = accelerator() == "kvm"
+        argv += ["-accel", "kvm", "-cpu", "host"] if kvm else ["-accel", "tcg,thread=multi", "-cpu", "Nehalem"]
         argv += self._firmware_arguments()
         # The log has everything, whether or not somebody is at the socket.
-        argv += ["-chardev", f"socket,id=serial0,path={self.serial_socket},server=on,wait=off,logfile={self.console.path},logappend=on"]
+        serial = f"path={self.serial_socket},server=on,wait=off,logfile={self.console.path},logappend=on"
+        argv += ["-chardev", f"socket,id=serial0,{serial}"]
         argv += ["-serial", "chardev:serial0", "-qmp", f"unix:{self._qmp_socket},server=on,wait=off"]
         argv += ["-device", "virtio-rng-pci"]
         argv += self._network_arguments() + self._disk_arguments()

@@ -84,13 +84,15 @@ def strangers(packets, configured):
     ICMPv6 between link-local addresses, and DHCP begins with no address at all.
     """
     known = {str(ipaddress.ip_address(address)) for address in configured} | {"0.0.0.0", "255.255.255.255"}
-    return [p for p in packets if p.source is not None and not _is_link_control(p) and not {p.source, p.target} <= known]
+    with_addresses = (p for p in packets if p.source is not None and not _is_link_control(p))
+    return [p for p in with_addresses if not {p.source, p.target} <= known]
 
 
 def _is_link_control(packet):
     source, target = ipaddress.ip_address(packet.source), ipaddress.ip_address(packet.target)
     if packet.ethertype == IPV6:
-        return packet.protocol == ICMP6 and (source.is_link_local or source.is_unspecified) and (target.is_link_local or target.is_multicast)
+        is_local = source.is_link_local or source.is_unspecified
+        return packet.protocol == ICMP6 and is_local and (target.is_link_local or target.is_multicast)
     return packet.protocol == 2 and target.is_multicast  # IGMP
 
 

@@ -48,8 +48,8 @@ class Rack:
         try:
             self._make_directory()
             self.network.create()
-            settings = self.settings
-            config = anvil.configuration(self.directory / "anvil", settings.kernel, settings.initrd, settings.commandline)
+            boot = (self.settings.kernel, self.settings.initrd, self.settings.commandline)
+            config = anvil.configuration(self.directory / "anvil", *boot)
             self.anvil = anvil.Anvil(self.network, self.directory, config)
             self.key = self.directory / "id_ed25519"
             run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", self.key])

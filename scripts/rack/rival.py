@@ -29,7 +29,10 @@ ip address add 10.77.0.98/24 dev eth0
 mkdir -p /mnt/os
 mount -t ext4 {device} /mnt/os
 read begun rest </proc/uptime
-/usr/bin/curl -sf --retry 5 --retry-connrefused {url} | /usr/bin/zstd -dc | /usr/bin/tar -x --xattrs --numeric-owner -C /mnt/os && sync
+set -o pipefail
+/usr/bin/curl -sf --retry 5 --retry-connrefused {url} |
+    /usr/bin/zstd -dc |
+    /usr/bin/tar -x --xattrs --numeric-owner -C /mnt/os && sync
 status=$?
 read ended rest </proc/uptime
 echo "RIVAL: status $status from $begun to $ended files $(ls /mnt/os | wc -l)"

@@ -73,9 +73,10 @@ def table(rows, header):
     """Columns as wide as they need to be; numbers to the right."""
     texts = [[str(cell) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[i]) for row in texts) for i in range(len(header))]
-    right = [all(isinstance(row[i], int | float) or str(row[i]).replace(".", "").isdigit() for row in rows) for i in range(len(header))]
+    right = [all(isinstance(row[i], int | float) or row[i] == "-" for row in rows) for i in range(len(header))]
     lines = []
     for row in texts:
-        cells = (cell.rjust(width) if is_right else cell.ljust(width) for cell, width, is_right in zip(row, widths, right))
+        columns = zip(row, widths, right)
+        cells = (cell.rjust(width) if is_right else cell.ljust(width) for cell, width, is_right in columns)
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)

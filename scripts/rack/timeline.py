@@ -41,7 +41,8 @@ def of_machine(machine, provisioning, events, logged_in_at):
 
 def _from_events(events, begun):
     """Each event lasts until the next one. The first one is taken as the agent's beginning."""
-    told = [(e["event"], datetime.fromisoformat(e["time"]).timestamp()) for e in events if e["event"] not in ("Alive", "PXE Booting")]
+    own = [e for e in events if e["event"] not in ("Alive", "PXE Booting")]
+    told = [(e["event"], datetime.fromisoformat(e["time"]).timestamp()) for e in own]
     rows = []
     for (name, at), (_, until) in zip(told, told[1:]):
         rows.append((name.lower(), begun + at - told[0][1], until - at))

@@ -18,7 +18,8 @@ def test_an_image_with_install_sh_is_installed_and_boots(rack, busybox):
     machine = rack.add_machine()
     install_busybox(rack, machine, busybox)
     assert machine.console.find("LAB-OS: install.sh"), "the image's own installer did not run"
-    assert_in_order(event_names(rack, machine), ["PXE Booting", "Preparing", "Registering", "Waiting", "Installing", "Booting New Kernel"])
+    order = ["PXE Booting", "Preparing", "Registering", "Waiting", "Installing", "Booting New Kernel"]
+    assert_in_order(event_names(rack, machine), order)
     allocation = rack.anvil.machine(machine.id)["allocation"]
     assert allocation["succeeded"] is True
     machine.power_off()

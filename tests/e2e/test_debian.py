@@ -23,12 +23,14 @@ def install_debian(rack, image, options):
 def check_installed_system(rack, machine):
     assert rack.ssh(machine, "hostname").strip() == "web-1"
     assert rack.ssh(machine, "cat /etc/resolv.conf").split() == ["nameserver", "10.77.0.1"]
-    assert "NTP=10.77.0.1" in rack.ssh(machine, "cat /etc/systemd/timesyncd.conf /etc/systemd/timesyncd.conf.d/* 2>/dev/null || true")
+    time_servers = rack.ssh(machine, "cat /etc/systemd/timesyncd.conf /etc/systemd/timesyncd.conf.d/* 2>/dev/null || true")
+    assert "NTP=10.77.0.1" in time_servers
     mounts = dict(line.split()[:2] for line in rack.ssh(machine, "findmnt -rn -o TARGET,FSTYPE --real").splitlines())
     assert mounts["/"] == "ext4" and mounts["/boot/efi"] == "vfat"
     assert rack.ssh(machine, "sudo -n true && id -un").strip() == "metal"
     assert len(rack.ssh(machine, "cat /etc/machine-id").strip()) == 32
-    assert rack.ssh(machine, "systemctl is-system-running --wait || systemctl --failed --no-legend", timeout=600).strip() == "running"
+    state = "systemctl is-system-running --wait || systemctl --failed --no-legend"
+    assert rack.ssh(machine, state, timeout=600).strip() == "running"
     order = ["Preparing", "Registering", "Waiting", "Installing", "Booting New Kernel"]
     assert_in_order(event_names(rack, machine), order)
 
