@@ -16,7 +16,7 @@ use super::message::{DhcpOptions, Question, render};
 use super::reply::{Reply, ReplyKind, parse_reply};
 use super::{CLIENT_PORT, SERVER_PORT};
 use crate::net::links::{EthernetLink, Netlink};
-use crate::sys::udp::bind_on_link;
+use crate::sys::udp::{UdpOptions, bind_udp};
 
 /// Between two tries to extend a lease: half the time left, within these.
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
@@ -94,7 +94,8 @@ async fn extend(held: &Acquired, times: LeaseTimes, options: &DhcpOptions) -> Re
 /// One question from the address itself, and its answer.
 async fn ask(held: &Acquired, server: Ipv4Addr, options: &DhcpOptions, until: Instant) -> Result<Option<Reply>> {
     let EthernetLink { name, mac, .. } = &held.link;
-    let socket = bind_on_link(name, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT))
+    let address = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT);
+    let socket = bind_udp(&UdpOptions { address, device: Some(name), broadcast: true, share_port: true })
         .with_context(|| format!("binding UDP port {CLIENT_PORT} on {name}"))?;
     let socket = UdpSocket::from_std(socket).context("polling the DHCP socket")?;
     let transaction = getrandom::u32().context("drawing a DHCP transaction number")?;

@@ -1,0 +1,166 @@
+"""scripts/bench: what the promises cost, measured.
+
+boot     sizes of what is shipped; from QEMU's start to a machine that waits for work
+install  from the allocation to a login; bytes a second beside `curl | zstd -d | tar -x` in the same machine
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+
+from . import rival, terminal, timeline
+from .commands import LabError
+from .lab import IMAGE_ID, build
+from .machine import DISK_DEVICES, FIRMWARES, MachineOptions, accelerator
+from .paths import DIST, SCRIPTS
+from .rack import INSTALL_TIMEOUT, Rack
+
+# `drophammer: … peak memory 41 MiB`, at the hand-over.
+PEAK_MEMORY = re.compile(r"drophammer: .*peak memory[: ]+([0-9.]+) (MiB|MB|kB)")
+TO_MIB = {"MiB": 1.0, "MB": 1e6 / (1 << 20), "kB": 1 / 1024}
+
+
+def row(name, value, unit, aim=None, rival_value=None):
+    return {"name": name, "value": value, "unit": unit, "aim": aim, "rival": rival_value}
+
+
+def size_mb(name):
+    return round((DIST / name).stat().st_size / 1e6, 2)
+
+
+def sizes():
+    return [
+        row("drophammer", size_mb("drophammer"), "MB", "≤ 12"),
+        row("anvil", size_mb("anvil"), "MB"),
+        row("kernel", size_mb("vmlinuz"), "MB"),
+        row("initramfs", size_mb("initramfs.img"), "MB", "≤ 20"),
+        row("kernel, initramfs", round(size_mb("vmlinuz") + size_mb("initramfs.img"), 2), "MB", "≤ 32"),
+    ]
+
+
+def boot_times(rack, machine):
+    """Boots the machine, and tells from its console and its events how long that took."""
+    machine.power_on()
+    first = machine.wait_for_line(timeline.AGENT_LINE, 300)
+    started = time.time() - (time.monotonic() - machine.powered_on_at)
+    rack.wait_for_event(machine, "Waiting")
+    events = {e["event"]: datetime.fromisoformat(e["time"]).timestamp() - started for e in rack.events(machine)}
+    to_first = first.at - machine.powered_on_at
+    # The API has the machine when what comes after `Registering` begins: its erasing, or else its waiting.
+    registered = registered_at(machine) or events["Waiting"]
+    return [
+        row("power-on to the agent's first line", round(to_first, 1), "s"),
+        row("agent's first line to registered", round(registered - to_first, 1), "s", "≤ 3"),
+        row("power-on to waiting", round(events["Waiting"], 1), "s"),
+    ]
+
+
+def registered_at(machine):
+    """When the agent's console said that the phase `register` was over; None when it did not say."""
+    line = machine.console.find(r"drophammer: phase register: (done|warned)")
+    return line.at - machine.powered_on_at if line else None
+
+
+def bench_boot(rack, options, _image):
+    return sizes() + boot_times(rack, rack.add_machine(options))
+
+
+def bench_install(rack, options, image):
+    machine = rack.add_machine(options)
+    rack.add_image(IMAGE_ID, image)
+    layout_id = rack.add_layout(options.disk)
+    boot_times(rack, machine)
+    allocated = time.monotonic()
+    rack.allocate(machine, IMAGE_ID, layout_id, "bench")
+    rack.wait_for_event(machine, "Installing")
+    noticed = time.monotonic()
+    image_s = time_of_image(rack, machine)
+    rack.wait_for_event(machine, "Booting New Kernel", INSTALL_TIMEOUT)
+    installed = time.monotonic()
+    rack.wait_for_ssh(machine)
+    logged_in = time.monotonic()
+    machine.power_off()
+    image_mb = image.stat().st_size / 1e6
+    with_pipe_s = rival.measure(rack, options, image)
+    return [
+        row("image", round(image_mb, 1), "MB"),
+        row("allocated to noticed", round(noticed - allocated, 1), "s"),
+        row("noticed to installed", round(installed - noticed, 1), "s"),
+        row("installed to login", round(logged_in - installed, 1), "s"),
+        row("writing the image", round(image_s, 1), "s", None, round(with_pipe_s, 1)),
+        row("speed", round(image_mb / max(image_s, 0.1), 2), "MB/s", None, round(image_mb / with_pipe_s, 2)),
+        row("agent's peak memory", peak_memory_mib(machine), "MiB", "≤ 64"),
+    ]
+
+
+def time_of_image(rack, machine):
+    """Seconds between the first and the last report about the image."""
+    first = last = None
+
+    def look():
+        nonlocal first, last
+        progress = rack.provisioning(machine).get("progress") or {}
+        if progress.get("step") == "image":
+            first, last = first or time.monotonic(), time.monotonic()
+            return False
+        return first is not None or "Booting New Kernel" in [e["event"] for e in rack.events(machine)]
+
+    rack.wait_until("the image", look, INSTALL_TIMEOUT, machine)
+    if first is None:
+        raise LabError("the agent reported nothing about the image while it wrote it")
+    return last - first
+
+
+def peak_memory_mib(machine):
+    """As the agent says on the console; None when it does not."""
+    line = machine.console.find(PEAK_MEMORY.pattern)
+    match = PEAK_MEMORY.search(line.text) if line else None
+    return round(float(match[1]) * TO_MIB[match[2]], 1) if match else None
+
+
+BENCHES = {"boot": bench_boot, "install": bench_install}
+
+
+def main(argv=None):
+    keep_lines = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__, formatter_class=keep_lines)
+    parser.add_argument("name", choices=sorted(BENCHES))
+    parser.add_argument("--format", choices=("table", "json"), default="table")
+    parser.add_argument("--firmware", choices=FIRMWARES, default="bios")
+    parser.add_argument("--disk", choices=sorted(DISK_DEVICES), default="virtio")
+    args = parser.parse_args(argv)
+    screen = terminal.Terminal()
+    if os.geteuid() != 0:
+        screen.line("error: network namespaces and taps need root: run it with sudo")
+        return 1
+    try:
+        rows = measure(args, screen)
+    except LabError as error:
+        screen.line(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    if args.format == "json":
+        document = {"bench": args.name, "accelerator": accelerator(), "rows": rows}
+        print(json.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        cells = [["-" if r[key] is None else r[key] for key in ("name", "value", "unit", "aim", "rival")] for r in rows]
+        print(terminal.table(cells, ("measured", "ours", "unit", "aim", "curl | zstd | tar")))
+    return 0
+
+
+def measure(args, screen):
+    build(screen, str(SCRIPTS / "build"))
+    image = Path(build(screen, str(SCRIPTS / "image"), "debian-12")) if args.name == "install" else None
+    with Rack() as rack, screen.step(f"bench {args.name} ({accelerator()})"):
+        rack.start_anvil()
+        return BENCHES[args.name](rack, MachineOptions(firmware=args.firmware, disk=args.disk), image)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

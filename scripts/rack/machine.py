@@ -1,0 +1,212 @@
+"""One QEMU machine: from its options to QEMU's arguments, and its switches."""
+
+import functools
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import commands
+from .commands import LabError
+from .console import Console
+from .qmp import Qmp
+
+QEMU = "qemu-system-x86_64"
+OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
+OVMF_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
+
+FIRMWARES = ("bios", "uefi")
+DISK_DEVICES = {"virtio": "/dev/vda", "nvme": "/dev/nvme0n1", "sata": "/dev/sda", "scsi": "/dev/sda"}
+"""Bus → name that Linux gives to the only disk on it."""
+
+# A boot sector that asks QEMU's debug-exit device to end with status 33.
+PROBE_CODE = bytes([0xBA, 0x01, 0x05, 0xB0, 0x10, 0xEE, 0xF4])
+PROBE_STATUS = 33
+
+
+@dataclass(frozen=True)
+class Direct:
+    """QEMU loads kernel and initramfs itself: no PXE."""
+
+    kernel: Path
+    initrd: Path
+    cmdline: str
+
+
+@dataclass
+class MachineOptions:
+    firmware: str = "bios"
+    memory_mib: int = 512
+    disk: str = "virtio"
+    disk_gib: int = 8
+    cpus: int = 2
+    boot: Direct | None = None
+    """None: by PXE."""
+    capture: bool = False
+    """Writes every packet of the machine's card to NAME.pcap."""
+    watchdog: bool = False
+    extra: list = field(default_factory=list)
+    """Further arguments for QEMU."""
+
+
+@functools.cache
+def accelerator():
+    """`kvm` where a virtual machine really runs with it, else `tcg`: /dev/kvm may be there and yet not work."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "tcg"
+    with tempfile.NamedTemporaryFile(suffix=".img") as sector:
+        sector.write(PROBE_CODE.ljust(510, b"\0") + b"\x55\xaa")
+        sector.flush()
+        argv = [QEMU, "-accel", "kvm", "-cpu", "host", "-nodefaults", "-display", "none", "-no-reboot"]
+        argv += ["-device", "isa-debug-exit,iobase=0x501,iosize=2"]
+        argv += ["-drive", f"file={sector.name},format=raw,if=ide,snapshot=on"]
+        try:
+            done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=15, check=False)
+        except (subprocess.TimeoutExpired, FileNotFoundError):
+            return "tcg"
+    return "kvm" if done.returncode == PROBE_STATUS else "tcg"
+
+
+class Machine:
+    """Made by `Rack.add_machine`. Its disk and its UEFI variables outlive `power_off`."""
+
+    def __init__(self, index, network, directory, options):
+        if options.firmware not in FIRMWARES:
+            raise LabError(f"firmware {options.firmware!r} is none of {', '.join(FIRMWARES)}")
+        if options.disk not in DISK_DEVICES:
+            raise LabError(f"disk {options.disk!r} is none of {', '.join(DISK_DEVICES)}")
+        self.name = f"machine-{index + 1}"
+        self.options = options
+        self.id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"drophammer lab {index}"))
+        self.mac = f"52:54:00:77:00:{index + 1:02x}"
+        self.disk = directory / f"{self.name}.raw"
+        self.pcap = directory / f"{self.name}.pcap"
+        self.serial_socket = directory / f"{self.name}.serial"
+        self.powered_on_at = None
+        self.boots_from_disk = False
+        """From the next power-on: the disk before the network."""
+        self._log = directory / f"{self.name}.qemu.log"
+        self._vars = directory / f"{self.name}.vars"
+        self._qmp_socket = directory / f"{self.name}.qmp"
+        self._network = network
+        self.tap = network.add_tap()
+        self._process = None
+        self.qmp = None
+        self.console = Console(directory / f"{self.name}.console")
+        with open(self.disk, "wb") as disk:
+            disk.truncate(options.disk_gib << 30)
+        if options.firmware == "uefi":
+            shutil.copy(OVMF_VARS, self._vars)
+
+    @property
+    def disk_device(self):
+        return DISK_DEVICES[self.options.disk]
+
+    def is_on(self):
+        return self._process is not None and self._process.poll() is None
+
+    def power_on(self):
+        if self.is_on():
+            raise LabError(f"{self.name} is on already")
+        for path in (self.serial_socket, self._qmp_socket):
+            path.unlink(missing_ok=True)
+        self.powered_on_at = time.monotonic()
+        self._process = commands.start(self.arguments(), self._log, namespace=self._network.namespace)
+        try:
+            self.qmp = Qmp(self._qmp_socket)
+        except LabError as error:
+            raise LabError(f"{error}\n{self._log.read_text(errors='replace')}") from error
+
+    def power_off(self):
+        """Pulls the plug; the disk keeps what it has."""
+        if self.qmp:
+            self.qmp.close()
+            self.qmp = None
+        if self._process is not None:
+            if self._process.poll() is None:
+                self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def close(self):
+        self.power_off()
+        self.console.close()
+
+    def set_link(self, up):
+        """Plugs the network cable in or out."""
+        self.qmp.command("set_link", name="nic0", up=up)
+
+    def wait_for_line(self, pattern, timeout, after=0):
+        return self.console.wait_for_line(pattern, timeout, after, alive=self.is_on)
+
+    def type(self, text):
+        """Types on the serial console."""
+        with socket.socket(socket.AF_UNIX) as serial:
+            serial.connect(str(self.serial_socket))
+            serial.sendall(text.encode())
+            # QEMU drops what the guest has not taken when the socket closes: stay until the echo has ended.
+            serial.settimeout(1)
+            deadline = time.monotonic() + 5
+            try:
+                while serial.recv(4096) and time.monotonic() < deadline:
+                    pass
+            except TimeoutError:
+                pass
+
+    def arguments(self):
+        options = self.options
+        argv = [QEMU, "-name", self.name, "-nodefaults", "-display", "none", "-uuid", self.id]
+        argv += ["-m", str(options.memory_mib), "-smp", str(options.cpus)]
+        kvm = accelerator() == "kvm"
+        argv += ["-accel", "kvm", "-cpu", "host"] if kvm else ["-accel", "tcg,thread=multi", "-cpu", "Nehalem"]
+        argv += self._firmware_arguments()
+        # The log has everything, whether or not somebody is at the socket.
+        serial = f"path={self.serial_socket},server=on,wait=off,logfile={self.console.path},logappend=on"
+        argv += ["-chardev", f"socket,id=serial0,{serial}"]
+        argv += ["-serial", "chardev:serial0", "-qmp", f"unix:{self._qmp_socket},server=on,wait=off"]
+        argv += ["-device", "virtio-rng-pci"]
+        argv += self._network_arguments() + self._disk_arguments()
+        if options.watchdog:
+            argv += ["-device", "i6300esb", "-action", "watchdog=reset"]
+        if options.boot:
+            argv += ["-kernel", options.boot.kernel, "-initrd", options.boot.initrd, "-append", options.boot.cmdline]
+        return [str(word) for word in argv + options.extra]
+
+    def _firmware_arguments(self):
+        if self.options.firmware == "bios":
+            return ["-M", "pc,graphics=off"]  # so that SeaBIOS and iPXE speak on the serial line
+        return [
+            *("-M", "q35"),
+            *("-drive", f"if=pflash,format=raw,readonly=on,file={OVMF_CODE}"),
+            *("-drive", f"if=pflash,format=raw,file={self._vars}"),
+            *("-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=no"),
+        ]
+
+    def _network_arguments(self):
+        order = "" if self.options.boot or self.boots_from_disk else ",bootindex=1"
+        # The dump would hold the tap's own header before each frame.
+        header = ",vnet_hdr=off" if self.options.capture else ""
+        argv = ["-netdev", f"tap,id=net0,ifname={self.tap},script=no,downscript=no{header}"]
+        argv += ["-device", f"virtio-net-pci,id=nic0,netdev=net0,mac={self.mac}{order}"]
+        if self.options.capture:
+            argv += ["-object", f"filter-dump,id=dump0,netdev=net0,file={self.pcap}"]
+        return argv
+
+    def _disk_arguments(self):
+        # No cache flushes to the host's disk: what is lost with the host is a lab.
+        drive = f"if=none,id=disk0,file={self.disk},format=raw,discard=unmap,cache=unsafe"
+        # An order given here makes OVMF forget the entries that an installed system wrote: then none is given.
+        own_order = self.boots_from_disk and self.options.firmware == "uefi"
+        device = f"drive=disk0,serial=LAB-{self.name}" + ("" if own_order else ",bootindex=2")
+        by_bus = {
+            "virtio": ["-device", f"virtio-blk-pci,{device}"],
+            "nvme": ["-device", f"nvme,{device}"],
+            "sata": ["-device", "ich9-ahci,id=ahci0", "-device", f"ide-hd,bus=ahci0.0,{device}"],
+            "scsi": ["-device", "virtio-scsi-pci,id=scsi0", "-device", f"scsi-hd,bus=scsi0.0,{device}"],
+        }
+        return ["-drive", drive, *by_bus[self.options.disk]]

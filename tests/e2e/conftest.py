@@ -1,0 +1,64 @@
+"""What the end-to-end tests share: built programs, images, and one rack per test.
+
+Run by scripts/test, or alone after scripts/build: `/usr/bin/python3 -m pytest tests/e2e` as root.
+"""
+
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from rack import Rack, Settings, busybox_image  # noqa: E402
+from rack.paths import CACHE, DIST  # noqa: E402
+
+
+def pytest_sessionstart(session):
+    if os.geteuid() != 0:
+        pytest.exit("the end-to-end tests need root: network namespaces, taps", returncode=1)
+
+
+def make_image(*words):
+    """Path of an image made by scripts/image. Two workers at once: one makes it, the other waits."""
+    CACHE.mkdir(exist_ok=True)
+    with open(CACHE / "image.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run([ROOT / "scripts/image", *words], stdout=subprocess.PIPE, text=True, check=True)
+    return Path(done.stdout.strip())
+
+
+@pytest.fixture(scope="session")
+def debian():
+    return make_image("debian-12")
+
+
+@pytest.fixture(scope="session")
+def busybox():
+    return make_image("busybox")
+
+
+@pytest.fixture
+def large_busybox(busybox, tmp_path):
+    """Takes a while over a slow line: 48 MiB of noise in it. A file of the test's own, that it may spoil."""
+    path = tmp_path / "large.tar.zst"
+    command = [sys.executable, busybox_image.__file__, "--kernel-dir", CACHE / "kernel-cloud"]
+    subprocess.run([*command, "--padding-mib", "48", "--output", path], check=True)
+    return path
+
+
+@pytest.fixture
+def rack():
+    """A rack with the cloud kernel, in which anvil is not yet running."""
+    missing = [name for name in ("anvil", "vmlinuz-cloud", "initramfs-cloud.img") if not (DIST / name).exists()]
+    assert not missing, f"dist/ lacks {', '.join(missing)}: run scripts/build"
+    with Rack(Settings()) as made:
+        try:
+            yield made
+        finally:
+            # Captured by pytest: shown when the test failed, and only then.
+            print(made.report())

@@ -1,0 +1,71 @@
+"""The steps that most tests take."""
+
+import json
+import re
+
+from rack import commands, layout
+
+IMAGE = "busybox-1.0"
+SYSTEM_UP = r"LAB-OS: up hostname=(\S+) root=(\S+)"
+
+
+def power_on_and_wait(rack, machine):
+    """The agent is up, and waits for work."""
+    machine.power_on()
+    return rack.wait_for_event(machine, "Waiting")
+
+
+def install_busybox(rack, machine, image, hostname="web-1"):
+    """From power-on to the installed system's own line on the console."""
+    rack.start_anvil()
+    rack.add_image(IMAGE, image)
+    layout_id = rack.add_layout(machine.options.disk)
+    power_on_and_wait(rack, machine)
+    rack.allocate(machine, IMAGE, layout_id, hostname)
+    return wait_for_system(machine, hostname)
+
+
+def wait_for_system(machine, hostname, after=0):
+    line = machine.wait_for_line(SYSTEM_UP, timeout=900, after=after)
+    name = re.search(SYSTEM_UP, line.text)[1]
+    assert name == hostname
+    return line
+
+
+def wait_for_progress(rack, machine, at_least=1 << 20):
+    """The image is being written, and this many bytes of it have been."""
+
+    def look():
+        progress = rack.provisioning(machine).get("progress") or {}
+        return progress.get("step") == "image" and progress.get("done", 0) >= at_least
+
+    rack.wait_until(f"{at_least} bytes of the image", look, timeout=300, machine=machine)
+
+
+def read_installed(machine, path):
+    """A file of the installed root, read from the disk on this side. The machine must be off."""
+    table = json.loads(commands.run(["sfdisk", "--json", machine.disk]))["partitiontable"]
+    root = next(p for p in table["partitions"] if p.get("name") == "root")
+    device = f"{machine.disk}?offset={root['start'] * table.get('sectorsize', 512)}"
+    return commands.run(["debugfs", "-R", f"cat {path}", device])
+
+
+def event_names(rack, machine):
+    return [event["event"] for event in rack.events(machine)]
+
+
+def assert_in_order(names, wanted):
+    """Each of `wanted` comes, in this order; others may be between."""
+    rest = iter(names)
+    missing = [name for name in wanted if name not in rest]
+    assert not missing, f"{missing} missing or too early in {names}"
+
+
+def check_layout_is_plain(machine):
+    """What layout.plain promises is on the disk: names, types and order of the partitions."""
+    table = json.loads(commands.run(["sfdisk", "--json", machine.disk]))["partitiontable"]
+    names = [p.get("name") for p in table["partitions"]]
+    assert table["label"] == "gpt"
+    assert names == ["efi", "root"]
+    assert table["partitions"][0]["size"] * 512 == layout.EFI_MIB << 20
+    commands.run(["sgdisk", "--verify", machine.disk])

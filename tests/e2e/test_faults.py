@@ -1,0 +1,116 @@
+"""What goes wrong in a rack: spoilt images, a dead server, a power cut, no DHCP."""
+
+from rack import CommandFailed, Direct, MachineOptions
+from rack.anvil import HTTP_PORT
+from rack.network import ADDRESS
+from rack.paths import DIST
+
+from installation import (
+    IMAGE,
+    install_busybox,
+    power_on_and_wait,
+    read_installed,
+    wait_for_progress,
+    wait_for_system,
+)
+
+SLOW_MBIT = 20
+"""At this rate the large image takes half a minute: time enough to do something to it."""
+
+
+def begin_slow_installation(rack, image):
+    rack.start_anvil()
+    rack.add_image(IMAGE, image)
+    machine = rack.add_machine()
+    layout_id = rack.add_layout(machine.options.disk)
+    power_on_and_wait(rack, machine)
+    rack.network.limit_rate(machine.tap, SLOW_MBIT)
+    rack.allocate(machine, IMAGE, layout_id, "web-1")
+    wait_for_progress(rack, machine, 2 << 20)
+    return machine
+
+
+def spoil(rack, image):
+    """Turns one byte of the image as anvil serves it; the noise in it makes the rest stay as it is."""
+    size = image.stat().st_size
+    served = {image} | {path for path in rack.anvil.data.rglob("*") if path.is_file() and path.stat().st_size == size}
+    for path in served:
+        with open(path, "r+b") as file:
+            file.seek(size // 2)
+            byte = file.read(1)
+            file.seek(size // 2)
+            file.write(bytes([byte[0] ^ 1]))
+
+
+def test_a_wrong_digest_fails_the_installation_and_leaves_nothing_that_boots(rack, large_busybox):
+    rack.start_anvil()
+    rack.add_image(IMAGE, large_busybox)
+    spoil(rack, large_busybox)
+    machine = rack.add_machine()
+    layout_id = rack.add_layout(machine.options.disk)
+    power_on_and_wait(rack, machine)
+    rack.allocate(machine, IMAGE, layout_id, "web-1")
+    crash = rack.wait_for_event(machine, "Crashed", fatal=())
+    assert "expected" in crash["message"] and "found" in crash["message"], crash
+    machine.power_off()
+    assert machine.console.find("LAB-OS: up") is None
+    assert not root_is_mountable(machine), "the file system with the wrong image is still there"
+
+
+def root_is_mountable(machine):
+    try:
+        read_installed(machine, "/etc/os-release")
+    except (CommandFailed, StopIteration, KeyError):
+        return False
+    return True
+
+
+def test_anvil_is_killed_while_a_machine_waits(rack, busybox):
+    rack.start_anvil()
+    rack.add_image(IMAGE, busybox)
+    machine = rack.add_machine()
+    layout_id = rack.add_layout(machine.options.disk)
+    power_on_and_wait(rack, machine)
+    rack.anvil.kill()
+    rack.start_anvil()
+    rack.allocate(machine, IMAGE, layout_id, "web-1")
+    wait_for_system(machine, "web-1")
+
+
+def test_anvil_is_killed_while_a_machine_is_installed(rack, large_busybox):
+    machine = begin_slow_installation(rack, large_busybox)
+    rack.anvil.kill()
+    rack.start_anvil()
+    rack.network.limit_rate(machine.tap, None)
+    wait_for_system(machine, "web-1")
+    assert rack.anvil.machine(machine.id)["allocation"]["succeeded"] is True
+
+
+def test_a_power_cut_during_the_unpack_is_mended_by_the_next_boot(rack, large_busybox):
+    machine = begin_slow_installation(rack, large_busybox)
+    machine.power_off()
+    rack.network.limit_rate(machine.tap, None)
+    mark = machine.console.mark()
+    assert machine.console.find("LAB-OS: up") is None
+    machine.power_on()
+    wait_for_system(machine, "web-1", after=mark)
+
+
+def test_a_machine_without_dhcp_says_so_and_goes_on_when_it_comes(rack, busybox):
+    line = f"console=ttyS0,115200n8 PIXIE_API_URL=http://{ADDRESS}:{HTTP_PORT}/certs"
+    direct = Direct(DIST / "vmlinuz-cloud", DIST / "initramfs-cloud.img", line)
+    machine = rack.add_machine(MachineOptions(boot=direct))
+    machine.power_on()
+    machine.wait_for_line(r"drophammer: .*(DHCP|dhcp|address)", timeout=300)
+    machine.wait_for_line(r"drophammer: .*(no answer|no DHCP|waiting|retry|again)", timeout=300)
+    rack.start_anvil()
+    rack.wait_for_event(machine, "Waiting")
+
+
+def test_two_machines_are_installed_side_by_side(rack, busybox):
+    first, second = rack.add_machine(), rack.add_machine()
+    second.power_on()
+    install_busybox(rack, first, busybox, "web-1")
+    rack.wait_for_event(second, "Waiting")
+    rack.allocate(second, IMAGE, "lab-virtio", "web-2")
+    wait_for_system(second, "web-2")
