@@ -1,0 +1,65 @@
+//! `anvil serve`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use axum::Router;
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use super::connection::Connection;
+use crate::anvil::config::{Config, read_config};
+use crate::anvil::serve::{self, Listeners};
+
+#[derive(Args)]
+pub(super) struct Serve {
+    /// Configuration file, YAML
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+pub(super) async fn run(command: Serve, connection: &Connection) -> Result<()> {
+    start_log()?;
+    let mut config = match &command.config {
+        Some(path) => read_config(path)?,
+        None => Config::default(),
+    };
+    if let Some(data) = connection.data() {
+        config.data = data;
+    }
+    let listeners = Listeners::bind(&config).await?;
+    let anvil = serve::open(config, listeners.endpoints()?)?;
+    println!("anvil {}, data in {}", crate::VERSION, anvil.config.data.display());
+    println!("REST and images: {}", anvil.endpoints.http_url());
+    println!("gRPC (mTLS):     {}", anvil.endpoints.grpc);
+    println!("partition:       {}", anvil.config.partition.id);
+
+    // Seam: the network boot's routes, the image files, and DHCP, TFTP, DNS and NTP are started here.
+    let routes = Router::new();
+    serve::run(anvil, listeners, routes, terminated()?).await?;
+    println!("anvil has stopped");
+    Ok(())
+}
+
+/// SIGTERM or SIGINT.
+fn terminated() -> Result<impl Future<Output = ()>> {
+    let mut term = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+    })
+}
+
+fn start_log() -> Result<()> {
+    // The libraries below are of interest only when they complain.
+    let filter = Targets::new().with_default(LevelFilter::WARN).with_target("drophammer", LevelFilter::INFO);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    tracing_subscriber::registry().with(filter).with(lines).try_init().context("starting the log")
+}

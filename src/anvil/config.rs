@@ -1,0 +1,398 @@
+//! anvil's configuration file (YAML). Unknown keys are errors; every block has defaults.
+//!
+//! Without a file anvil serves its API on loopback only. A network service starts when its block stands in the file.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+
+use crate::api::rest::{DnsServer, NtpServer};
+
+/// Most DNS servers of a partition or machine.
+pub const MAX_DNS_SERVERS: usize = 3;
+/// Most NTP servers of a partition or machine.
+pub const MAX_NTP_SERVERS: usize = 5;
+
+/// The whole file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Database, certificates, keys, images.
+    pub data: PathBuf,
+    /// Address on the rack's interface: DHCP server id, TFTP, HTTP, gRPC.
+    pub listen: IpAddr,
+    /// The rack's interface; DHCP is bound to it.
+    pub interface: Option<String>,
+    pub http_port: u16,
+    pub grpc_port: u16,
+    pub partition: PartitionConfig,
+    pub dhcp: DhcpConfig,
+    pub tftp: TftpConfig,
+    pub dns: DnsConfig,
+    pub ntp: NtpConfig,
+}
+
+/// The partition that this anvil serves.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PartitionConfig {
+    pub id: String,
+    /// Copied into allocations that bring none of their own. At most 3.
+    pub dns_servers: Vec<DnsServer>,
+    /// Copied into allocations that bring none of their own, and handed to agents. At most 5.
+    pub ntp_servers: Vec<NtpServer>,
+    pub bootconfig: BootConfig,
+}
+
+/// What machines boot over the network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BootConfig {
+    /// Local file, served by anvil.
+    pub kernel: Option<PathBuf>,
+    /// Local file, served by anvil.
+    pub initrd: Option<PathBuf>,
+    pub commandline: String,
+}
+
+/// How anvil takes part in DHCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DhcpMode {
+    /// Gives addresses and boots.
+    Server,
+    /// Another server gives addresses; anvil only boots.
+    Proxy,
+    Off,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DhcpConfig {
+    #[serde(default = "server")]
+    pub mode: DhcpMode,
+    /// First and last address given out.
+    #[serde(default)]
+    pub range: Option<(Ipv4Addr, Ipv4Addr)>,
+    /// Length of the network's prefix, bits.
+    #[serde(default = "prefix_24")]
+    pub prefix: u8,
+    #[serde(default)]
+    pub router: Option<Ipv4Addr>,
+    #[serde(default = "ten_minutes")]
+    pub lease_seconds: u32,
+    #[serde(default)]
+    pub domain: Option<String>,
+    #[serde(default)]
+    pub dns_servers: Vec<Ipv4Addr>,
+    #[serde(default)]
+    pub ntp_servers: Vec<Ipv4Addr>,
+    /// Router advertisement with lifetime 0 and no prefix: tells iPXE at once that there is no IPv6 here.
+    #[serde(default = "yes")]
+    pub router_advertisement: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TftpConfig {
+    #[serde(default = "yes")]
+    pub enabled: bool,
+    /// Where the iPXE binaries lie.
+    #[serde(default = "ipxe_dir")]
+    pub dir: PathBuf,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DnsConfig {
+    #[serde(default = "yes")]
+    pub enabled: bool,
+    #[serde(default)]
+    pub domain: Option<String>,
+    /// Name → address.
+    #[serde(default)]
+    pub hosts: BTreeMap<String, IpAddr>,
+    /// Resolvers asked for all other names; none: those names do not exist.
+    #[serde(default)]
+    pub forward: Vec<IpAddr>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NtpConfig {
+    #[serde(default = "yes")]
+    pub enabled: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn server() -> DhcpMode {
+    DhcpMode::Server
+}
+
+fn prefix_24() -> u8 {
+    24
+}
+
+fn ten_minutes() -> u32 {
+    600
+}
+
+fn ipxe_dir() -> PathBuf {
+    PathBuf::from("/usr/lib/ipxe")
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data: PathBuf::from("/var/lib/anvil"),
+            listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            interface: None,
+            http_port: 4242,
+            grpc_port: 50051,
+            partition: PartitionConfig::default(),
+            dhcp: DhcpConfig::default(),
+            tftp: TftpConfig::default(),
+            dns: DnsConfig::default(),
+            ntp: NtpConfig::default(),
+        }
+    }
+}
+
+impl Default for PartitionConfig {
+    fn default() -> Self {
+        Self {
+            id: "lab".to_owned(),
+            dns_servers: Vec::new(),
+            ntp_servers: Vec::new(),
+            bootconfig: BootConfig::default(),
+        }
+    }
+}
+
+/// Off: no block, no service.
+impl Default for DhcpConfig {
+    fn default() -> Self {
+        Self {
+            mode: DhcpMode::Off,
+            range: None,
+            prefix: prefix_24(),
+            router: None,
+            lease_seconds: ten_minutes(),
+            domain: None,
+            dns_servers: Vec::new(),
+            ntp_servers: Vec::new(),
+            router_advertisement: yes(),
+        }
+    }
+}
+
+impl Default for TftpConfig {
+    fn default() -> Self {
+        Self { enabled: false, dir: ipxe_dir() }
+    }
+}
+
+impl Default for DnsConfig {
+    fn default() -> Self {
+        Self { enabled: false, domain: None, hosts: BTreeMap::new(), forward: Vec::new() }
+    }
+}
+
+impl Default for NtpConfig {
+    fn default() -> Self {
+        Self { enabled: false }
+    }
+}
+
+/// Reads and checks the file.
+pub fn read_config(path: &Path) -> Result<Config> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    parse_config(&text).with_context(|| format!("in {}", path.display()))
+}
+
+/// Parses and checks the file's text.
+pub fn parse_config(text: &str) -> Result<Config> {
+    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+        return Ok(Config::default());
+    }
+    let config: Config = serde_saphyr::from_str(text).map_err(|error| anyhow::anyhow!("{error}"))?;
+    check_config(&config)?;
+    Ok(config)
+}
+
+fn check_config(config: &Config) -> Result<()> {
+    ensure!(
+        !config.listen.is_unspecified(),
+        "listen: expected the address of one interface, which machines can reach; found {}",
+        config.listen
+    );
+    ensure!(!config.partition.id.is_empty(), "partition.id: expected a name, found an empty text");
+    check_dns_servers(&config.partition.dns_servers).map_err(|fault| anyhow::anyhow!("partition.{fault}"))?;
+    check_ntp_servers(&config.partition.ntp_servers).map_err(|fault| anyhow::anyhow!("partition.{fault}"))?;
+    check_dhcp(config)
+}
+
+fn check_dhcp(config: &Config) -> Result<()> {
+    let dhcp = &config.dhcp;
+    ensure!((1..=30).contains(&dhcp.prefix), "dhcp.prefix: expected 1 to 30, found {}", dhcp.prefix);
+    ensure!(dhcp.lease_seconds >= 60, "dhcp.lease_seconds: expected at least 60, found {}", dhcp.lease_seconds);
+    if dhcp.mode == DhcpMode::Off {
+        return Ok(());
+    }
+    let IpAddr::V4(listen) = config.listen else {
+        bail!("listen: DHCP needs an IPv4 address, found {}", config.listen);
+    };
+    ensure!(config.interface.is_some(), "interface: expected the name of the rack's interface, since dhcp is on");
+    if dhcp.mode == DhcpMode::Server {
+        let Some((first, last)) = dhcp.range else {
+            bail!("dhcp.range: expected [first, last], since dhcp.mode is server");
+        };
+        ensure!(first <= last, "dhcp.range: expected the first address before the last, found [{first}, {last}]");
+        let mask = u32::MAX << (32 - u32::from(dhcp.prefix));
+        for address in [first, last] {
+            ensure!(
+                u32::from(address) & mask == u32::from(listen) & mask,
+                "dhcp.range: {address} is outside the network of listen, {listen}/{}",
+                dhcp.prefix
+            );
+        }
+        ensure!(!(first..=last).contains(&listen), "dhcp.range: holds anvil's own address {listen}");
+    }
+    Ok(())
+}
+
+/// At most 3 literals. Says which entry is wrong.
+pub fn check_dns_servers(servers: &[DnsServer]) -> Result<(), String> {
+    if servers.len() > MAX_DNS_SERVERS {
+        return Err(format!("dns_servers: expected at most {MAX_DNS_SERVERS}, found {}", servers.len()));
+    }
+    for (index, server) in servers.iter().enumerate() {
+        // A zone such as `%eth0` passes.
+        let address = server.ip.split_once('%').map_or(server.ip.as_str(), |(address, _)| address);
+        if address.parse::<IpAddr>().is_err() {
+            return Err(format!("dns_servers[{index}].ip: expected an IP address, found {:?}", server.ip));
+        }
+    }
+    Ok(())
+}
+
+/// At most 5 literals or names. Says which entry is wrong.
+pub fn check_ntp_servers(servers: &[NtpServer]) -> Result<(), String> {
+    if servers.len() > MAX_NTP_SERVERS {
+        return Err(format!("ntp_servers: expected at most {MAX_NTP_SERVERS}, found {}", servers.len()));
+    }
+    for (index, server) in servers.iter().enumerate() {
+        if server.address.parse::<IpAddr>().is_err() && !is_dns_name(&server.address) {
+            return Err(format!(
+                "ntp_servers[{index}].address: expected an IP address or a DNS name, found {:?}",
+                server.address
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Labels of letters, digits, `_`, `-`, each up to 63 and not beginning with `-`; one trailing dot or underscore.
+fn is_dns_name(name: &str) -> bool {
+    let name = name.strip_suffix(['.', '_']).unwrap_or(name);
+    let length_without_dots = name.chars().filter(|c| *c != '.').count();
+    (1..=255).contains(&length_without_dots)
+        && name.split('.').all(|label| {
+            (1..=63).contains(&label.len())
+                && !label.starts_with('-')
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FULL: &str = r#"
+data: /srv/anvil
+listen: 10.77.0.1
+interface: br0
+http_port: 4242
+grpc_port: 50051
+partition:
+  id: lab
+  dns_servers: [{ip: 10.77.0.1}]
+  ntp_servers: [{address: 10.77.0.1}, {address: ntp.lab.test}]
+  bootconfig:
+    kernel: /srv/vmlinuz
+    initrd: /srv/initramfs.img
+    commandline: "console=ttyS0,115200n8"
+dhcp:
+  mode: server
+  range: [10.77.0.100, 10.77.0.199]
+  prefix: 24
+  router: null
+  lease_seconds: 600
+  domain: lab.test
+  dns_servers: [10.77.0.1]
+  ntp_servers: [10.77.0.1]
+  router_advertisement: true
+tftp: {enabled: true, dir: /usr/lib/ipxe}
+dns: {enabled: true, domain: lab.test, hosts: {anvil.lab.test: 10.77.0.1}, forward: []}
+ntp: {enabled: true}
+"#;
+
+    #[test]
+    fn reads_a_full_file() {
+        let config = parse_config(FULL).unwrap();
+        assert_eq!(config.dhcp.range, Some(("10.77.0.100".parse().unwrap(), "10.77.0.199".parse().unwrap())));
+        assert_eq!(config.dhcp.router, None);
+        assert_eq!(config.dns.hosts["anvil.lab.test"], "10.77.0.1".parse::<IpAddr>().unwrap());
+        assert_eq!(config.partition.bootconfig.kernel.as_deref(), Some(Path::new("/srv/vmlinuz")));
+        assert!(config.tftp.enabled && config.ntp.enabled);
+    }
+
+    #[test]
+    fn an_empty_file_serves_the_api_on_loopback_only() {
+        for text in ["", "# nothing\n\n"] {
+            let config = parse_config(text).unwrap();
+            assert!(config.listen.is_loopback());
+            assert_eq!(config.dhcp.mode, DhcpMode::Off);
+            assert!(!config.tftp.enabled && !config.dns.enabled && !config.ntp.enabled);
+        }
+    }
+
+    #[test]
+    fn errors_name_the_key_and_what_is_expected() {
+        let cases = [
+            ("partitions: {}", "partitions"),
+            ("http_port: many", "http_port"),
+            ("partition: {dns_servers: [{ip: 10.0.0.1}, {ip: dns.lab.test}]}", "partition.dns_servers[1].ip: expected an IP"),
+            (
+                "partition: {dns_servers: [{ip: 10.0.0.1}, {ip: 10.0.0.1}, {ip: 10.0.0.1}, {ip: 10.0.0.1}]}",
+                "partition.dns_servers: expected at most 3, found 4",
+            ),
+            ("partition: {ntp_servers: [{address: '-x'}]}", "partition.ntp_servers[0].address: expected"),
+            ("listen: 0.0.0.0", "listen: expected the address of one interface"),
+            ("{listen: 10.0.0.1, dhcp: {mode: server}}", "interface: expected"),
+            ("{listen: 10.0.0.1, interface: br0, dhcp: {mode: server}}", "dhcp.range: expected [first, last]"),
+            ("{listen: 10.0.0.1, interface: br0, dhcp: {range: [10.0.1.5, 10.0.1.9]}}", "10.0.1.5 is outside the network"),
+            ("{listen: 10.0.0.1, interface: br0, dhcp: {range: [10.0.0.1, 10.0.0.9]}}", "holds anvil's own address"),
+        ];
+        for (text, expected) in cases {
+            let error = format!("{:#}", parse_config(text).unwrap_err());
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn ntp_names_follow_the_rule() {
+        for good in ["ntp.lab.test", "a", "a_b.c-d.", "10.0.0.1", "fd00::1"] {
+            assert_eq!(check_ntp_servers(&[NtpServer { address: good.into() }]), Ok(()), "{good}");
+        }
+        for bad in ["", ".", "-a", "a..b", "a b", &"x".repeat(64)] {
+            assert!(check_ntp_servers(&[NtpServer { address: bad.into() }]).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! `/v1/filesystemlayout`.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::Deserialize;
+
+use super::{Answer, Body, created, list_entities, sentence, show_entity};
+use crate::anvil::layouts;
+use crate::anvil::refusal::Refusal;
+use crate::anvil::state::Anvil;
+use crate::anvil::store::Tx;
+use crate::anvil::version::ImageId;
+use crate::api::layout::FilesystemLayout;
+
+pub(super) async fn list(State(anvil): State<Anvil>) -> Answer<Vec<FilesystemLayout>> {
+    list_entities(anvil).await
+}
+
+pub(super) async fn show(State(anvil): State<Anvil>, Path(id): Path<String>) -> Answer<FilesystemLayout> {
+    show_entity(anvil, id).await
+}
+
+fn check(tx: &Tx<'_>, layout: &FilesystemLayout) -> Result<(), Refusal> {
+    let faults = layouts::faults(layout);
+    if !faults.is_empty() {
+        return Err(Refusal::BadRequest(sentence(&faults)));
+    }
+    match layouts::collision(layout, &tx.all::<FilesystemLayout>()?) {
+        Some(fault) => Err(Refusal::BadRequest(fault)),
+        None => Ok(()),
+    }
+}
+
+pub(super) async fn create(
+    State(anvil): State<Anvil>,
+    Body(layout): Body<FilesystemLayout>,
+) -> Result<(StatusCode, Json<FilesystemLayout>), Refusal> {
+    let entry = layout.clone();
+    anvil
+        .store
+        .run(move |tx| {
+            check(tx, &entry)?;
+            tx.create(&entry)
+        })
+        .await?;
+    Ok(created(layout))
+}
+
+pub(super) async fn update(
+    State(anvil): State<Anvil>,
+    Body(layout): Body<FilesystemLayout>,
+) -> Answer<FilesystemLayout> {
+    let entry = layout.clone();
+    anvil
+        .store
+        .run(move |tx| {
+            tx.expect::<FilesystemLayout>(&entry.id)?;
+            check(tx, &entry)?;
+            tx.put(&entry)
+        })
+        .await?;
+    Ok(Json(layout))
+}
+
+pub(super) async fn remove(State(anvil): State<Anvil>, Path(id): Path<String>) -> Answer<FilesystemLayout> {
+    Ok(Json(anvil.store.run(move |tx| tx.remove(&id)).await?))
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Choose {
+    size: String,
+    image: String,
+}
+
+/// Which layout an allocation of this size and image would get.
+pub(super) async fn choose(State(anvil): State<Anvil>, Body(wanted): Body<Choose>) -> Answer<FilesystemLayout> {
+    let chosen = anvil
+        .store
+        .run(move |tx| {
+            let image = ImageId::parse(&wanted.image)?;
+            let layouts = tx.all::<FilesystemLayout>()?;
+            layouts::choose(&layouts, &wanted.size, &image).cloned().ok_or_else(|| {
+                Refusal::Unprocessable(format!(
+                    "no filesystemlayout is for size {:?} and image {:?}",
+                    wanted.size, wanted.image
+                ))
+            })
+        })
+        .await?;
+    Ok(Json(chosen))
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Matches {
+    machine: String,
+    filesystemlayout: String,
+}
+
+/// Whether a layout fits a machine's disks.
+pub(super) async fn matches(State(anvil): State<Anvil>, Body(pair): Body<Matches>) -> Answer<FilesystemLayout> {
+    let layout = anvil
+        .store
+        .run(move |tx| {
+            let machine = tx.expect_machine(&pair.machine)?;
+            let layout: FilesystemLayout = tx.expect(&pair.filesystemlayout)?;
+            layouts::check_fit(&layout, &machine.hardware.disks)?;
+            Ok(layout)
+        })
+        .await?;
+    Ok(Json(layout))
+}

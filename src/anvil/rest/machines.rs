@@ -1,0 +1,157 @@
+//! `/v1/machine`.
+
+use axum::extract::{Path, Query, State};
+use axum::{Extension, Json};
+use serde::Deserialize;
+use time::OffsetDateTime;
+
+use super::auth::Caller;
+use super::{Answer, Body};
+use crate::anvil::allocation;
+use crate::anvil::machines;
+use crate::anvil::refusal::Refusal;
+use crate::anvil::state::Anvil;
+use crate::anvil::store::MAX_EVENTS;
+use crate::api::null_as_default;
+use crate::api::rest::{AllocateRequest, EventLog, Machine};
+
+pub(super) async fn list(State(anvil): State<Anvil>) -> Answer<Vec<Machine>> {
+    let mut shown =
+        anvil.store.run(|tx| tx.machines()?.iter().map(|machine| machines::show(tx, machine)).collect()).await?;
+    for machine in &mut shown {
+        machines::add_live_progress(&anvil, machine);
+    }
+    Ok(Json(shown))
+}
+
+pub(super) async fn show(State(anvil): State<Anvil>, Path(id): Path<String>) -> Answer<Machine> {
+    shown(&anvil, id).await
+}
+
+async fn shown(anvil: &Anvil, id: String) -> Answer<Machine> {
+    let mut machine = anvil.store.run(move |tx| machines::show(tx, &tx.expect_machine(&id)?)).await?;
+    machines::add_live_progress(anvil, &mut machine);
+    Ok(Json(machine))
+}
+
+/// What to look for; all that is given must fit.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Find {
+    id: Option<String>,
+    name: Option<String>,
+    partition_id: Option<String>,
+    sizeid: Option<String>,
+    rackid: Option<String>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    tags: Vec<String>,
+    liveliness: Option<String>,
+    state_value: Option<String>,
+    allocation_name: Option<String>,
+    allocation_project: Option<String>,
+    allocation_hostname: Option<String>,
+    allocation_image_id: Option<String>,
+    allocation_role: Option<String>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    nics_mac_addresses: Vec<String>,
+}
+
+impl Find {
+    fn fits(&self, machine: &Machine) -> bool {
+        let same = |wanted: &Option<String>, found: Option<&str>| match wanted {
+            None => true,
+            Some(wanted) => found == Some(wanted.as_str()),
+        };
+        let allocation = machine.allocation.as_ref();
+        same(&self.id, Some(&machine.id))
+            && same(&self.name, Some(&machine.name))
+            && same(&self.partition_id, machine.partition.as_ref().map(|p| p.id.as_str()))
+            && same(&self.sizeid, machine.size.as_ref().map(|s| s.id.as_str()))
+            && same(&self.rackid, Some(&machine.rackid))
+            && same(&self.liveliness, Some(&machine.liveliness))
+            && same(&self.state_value, Some(&machine.state.value))
+            && same(&self.allocation_name, allocation.map(|a| a.name.as_str()))
+            && same(&self.allocation_project, allocation.map(|a| a.project.as_str()))
+            && same(&self.allocation_hostname, allocation.map(|a| a.hostname.as_str()))
+            && same(&self.allocation_image_id, allocation.and_then(|a| a.image.as_ref()).map(|i| i.id.as_str()))
+            && same(&self.allocation_role, allocation.map(|a| a.role.as_str()))
+            && self.tags.iter().all(|tag| machine.tags.contains(tag))
+            && self
+                .nics_mac_addresses
+                .iter()
+                .all(|mac| machine.hardware.nics.iter().any(|nic| nic.mac.eq_ignore_ascii_case(mac)))
+    }
+}
+
+pub(super) async fn find(state: State<Anvil>, Body(wanted): Body<Find>) -> Answer<Vec<Machine>> {
+    let Json(machines) = list(state).await?;
+    Ok(Json(machines.into_iter().filter(|machine| wanted.fits(machine)).collect()))
+}
+
+/// anvil's own: how many events.
+#[derive(Debug, Deserialize)]
+pub(super) struct EventQuery {
+    limit: Option<u32>,
+}
+
+pub(super) async fn events(
+    State(anvil): State<Anvil>,
+    Path(id): Path<String>,
+    Query(query): Query<EventQuery>,
+) -> Answer<EventLog> {
+    let limit = query.limit.unwrap_or(machines::SHOWN_EVENTS).min(MAX_EVENTS);
+    let events = anvil
+        .store
+        .run(move |tx| {
+            let shown = machines::show(tx, &tx.expect_machine(&id)?)?;
+            let log = tx.events(&id, limit)?.iter().map(machines::event_to_rest).collect();
+            Ok(EventLog { log, ..shown.events })
+        })
+        .await?;
+    Ok(Json(events))
+}
+
+pub(super) async fn allocate(
+    State(anvil): State<Anvil>,
+    Extension(caller): Extension<Caller>,
+    Body(request): Body<AllocateRequest>,
+) -> Answer<Machine> {
+    let partition = anvil.config.partition.id.clone();
+    let hostname = request.hostname.clone();
+    let now = OffsetDateTime::now_utc();
+    let allocated =
+        anvil.store.run(move |tx| allocation::allocate(tx, &request, caller.user(), &partition, now)).await;
+    let machine = allocated.inspect_err(|refusal| tracing::info!(%hostname, %refusal, "allocation refused"))?;
+    anvil.waiters.wake(&machine.id);
+    tracing::info!(machine = %machine.id, %hostname, "allocated");
+    shown(&anvil, machine.id).await
+}
+
+pub(super) async fn free(State(anvil): State<Anvil>, Path(id): Path<String>) -> Answer<Machine> {
+    let machine = id.clone();
+    let now = OffsetDateTime::now_utc();
+    anvil.store.run(move |tx| machines::free(tx, &machine, now)).await?;
+    anvil.live.clear(&id);
+    tracing::info!(machine = %id, "freed");
+    shown(&anvil, id).await
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Reinstall {
+    #[serde(default, deserialize_with = "null_as_default")]
+    imageid: String,
+}
+
+pub(super) async fn reinstall(
+    State(anvil): State<Anvil>,
+    Path(id): Path<String>,
+    Body(request): Body<Reinstall>,
+) -> Answer<Machine> {
+    if request.imageid.is_empty() {
+        return Err(Refusal::BadRequest("imageid: missing".to_owned()));
+    }
+    let machine = id.clone();
+    let now = OffsetDateTime::now_utc();
+    anvil.store.run(move |tx| machines::reinstall(tx, &machine, &request.imageid, now)).await?;
+    tracing::info!(machine = %id, "marked for reinstallation at its next network boot");
+    shown(&anvil, id).await
+}

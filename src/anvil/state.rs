@@ -1,0 +1,116 @@
+//! What all parts of the running server share.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use nix::fcntl::{Flock, FlockArg};
+use time::OffsetDateTime;
+
+use super::ca::{Pki, ensure_pki};
+use super::config::Config;
+use super::keys::{Keys, ensure_keys};
+use super::machines::Partition;
+use super::progress::LiveProgress;
+use super::store::Store;
+use super::waiting::Waiters;
+use crate::api::hmac::Role;
+use crate::api::metal_config::MetalConfig;
+
+/// Where the servers listen, as machines reach them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoints {
+    pub http: SocketAddr,
+    pub grpc: SocketAddr,
+}
+
+impl Endpoints {
+    /// `http://10.77.0.1:4242`, without a slash at the end.
+    pub fn http_url(&self) -> String {
+        format!("http://{}", self.http)
+    }
+}
+
+/// The running anvil; cheap to clone.
+#[derive(Clone)]
+pub struct Anvil(Arc<Shared>);
+
+/// See the fields; reached through [`Anvil`].
+pub struct Shared {
+    pub config: Config,
+    pub endpoints: Endpoints,
+    pub store: Store,
+    pub keys: Keys,
+    pub pki: Pki,
+    pub waiters: Waiters,
+    pub live: LiveProgress,
+    /// Held as long as anvil runs, so that two can't share a data directory.
+    _lock: Flock<fs::File>,
+}
+
+impl Deref for Anvil {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl Anvil {
+    /// Opens the data directory, making what is missing: database, authority, keys.
+    pub fn open(config: Config, endpoints: Endpoints) -> Result<Self> {
+        let data = &config.data;
+        fs::create_dir_all(data.join("images")).with_context(|| format!("creating {}", data.display()))?;
+        let lock = lock_data_dir(data)?;
+        let keys = ensure_keys(&data.join("hmac"))?;
+        let pki = ensure_pki(&data.join("ca"), config.listen, OffsetDateTime::now_utc())?;
+        let store = Store::open(&data.join("anvil.db"))?;
+        let partition = Partition::from_config(&config.partition, endpoints);
+        store.run_blocking(|tx| tx.put(&partition)).context("storing the partition")?;
+        Ok(Self(Arc::new(Shared {
+            config,
+            endpoints,
+            store,
+            keys,
+            pki,
+            waiters: Waiters::default(),
+            live: LiveProgress::default(),
+            _lock: lock,
+        })))
+    }
+
+    /// Where image files lie: `<dir>/<image id>/<file>`.
+    pub fn images_dir(&self) -> PathBuf {
+        self.config.data.join("images")
+    }
+
+    /// What the boot server hands to every agent on `/certs`.
+    pub fn metal_config(&self) -> MetalConfig {
+        let url = self.endpoints.http_url();
+        let ntp = self.config.partition.ntp_servers.iter().map(|server| server.address.clone()).collect();
+        MetalConfig {
+            debug: false,
+            address: Some(self.endpoints.grpc.to_string()),
+            metal_api_url: Some(url.clone()),
+            pixie_api_url: format!("{url}/certs"),
+            ca_cert: Some(self.pki.ca_cert.clone()),
+            cert: Some(self.pki.client_cert.clone()),
+            key: Some(self.pki.client_key.clone()),
+            hmac: Some(self.keys.secret(Role::View).to_owned()),
+            ntp_servers: Some(ntp),
+            partition: self.config.partition.id.clone(),
+            logging: None,
+        }
+    }
+}
+
+fn lock_data_dir(data: &std::path::Path) -> Result<Flock<fs::File>> {
+    let path = data.join("lock");
+    let file = fs::File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|(_, error)| error)
+        .with_context(|| format!("locking {}: is another anvil running with this data directory?", path.display()))
+}
