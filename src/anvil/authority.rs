@@ -1,18 +1,13 @@
 //! What the network boot asks: who was seen, what this machine boots, what every agent is told.
 
+use anyhow::Result;
+use async_trait::async_trait;
+
 use super::machines;
+use super::netboot::{BootAuthority, BootDecision};
 use super::state::Anvil;
 use crate::api::event::ProvisioningEvent;
 use crate::api::metal_config::MetalConfig;
-
-/// What a machine boots next.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BootDecision {
-    /// The agent, with the partition's command line (without `PIXIE_API_URL`).
-    Agent { cmdline: String },
-    /// The system on its disk: it is installed, and no other is to come onto it.
-    LocalDisk,
-}
 
 /// Answers from the database. Cheap to clone.
 #[derive(Clone)]
@@ -24,40 +19,44 @@ impl Authority {
     pub fn new(anvil: Anvil) -> Self {
         Self { anvil }
     }
+}
 
+#[async_trait]
+impl BootAuthority for Authority {
     /// A machine of that UUID asked for an address to boot from the network. Never fails: booting matters more.
-    pub async fn saw_dhcp(&self, uuid: &str) {
+    async fn saw_dhcp(&self, uuid: &str) -> Result<()> {
         let id = uuid.to_owned();
         let installed = self.anvil.store.run(move |tx| Ok(tx.machine(&id)?.is_some_and(|m| m.is_installed()))).await;
         if matches!(installed, Ok(true)) {
             // It only passes by on the way to its disk. As an event it would look like a crash.
             tracing::info!(machine = uuid, "an installed machine boots over the network, will be sent to its disk");
-            return;
+            return Ok(());
         }
         let message = "machine sent extended dhcp request";
         if let Err(error) = machines::receive_event(&self.anvil, uuid, ProvisioningEvent::PxeBooting, message).await {
             tracing::warn!(machine = uuid, %error, "the network boot was not recorded");
         }
+        Ok(())
     }
 
     /// What the machine with this NIC boots. In doubt the agent, which asks the API and destroys nothing by itself.
-    pub async fn boot(&self, mac: &str) -> BootDecision {
+    async fn boot(&self, mac: &str) -> Result<BootDecision> {
         let wanted = mac.to_lowercase();
         let machine = self.anvil.store.run(move |tx| tx.machine_by_mac(&wanted)).await;
         match machine {
             Ok(Some(machine)) if machine.is_installed() => {
                 tracing::info!(machine = %machine.id, mac, "boots its disk");
-                return BootDecision::LocalDisk;
+                return Ok(BootDecision::LocalDisk);
             }
             Ok(Some(machine)) => tracing::info!(machine = %machine.id, mac, "boots the agent"),
             Ok(None) => tracing::info!(mac, "a new machine boots the agent"),
             Err(error) => tracing::warn!(mac, %error, "could not look the machine up, it boots the agent"),
         }
-        BootDecision::Agent { cmdline: self.anvil.config.partition.bootconfig.commandline.clone() }
+        Ok(BootDecision::Agent { cmdline: self.anvil.config.partition.bootconfig.commandline.clone() })
     }
 
     /// What every agent is told.
-    pub fn metal_config(&self) -> MetalConfig {
-        self.anvil.metal_config()
+    async fn metal_config(&self) -> Result<MetalConfig> {
+        Ok(self.anvil.metal_config())
     }
 }

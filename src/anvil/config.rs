@@ -2,13 +2,15 @@
 //!
 //! Without a file anvil serves its API on loopback only. A network service starts when its block stands in the file.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
+use super::dns::DnsSettings;
+use super::netboot::config::{DhcpMode, DhcpSettings, TftpSettings};
+use super::ntp::NtpSettings;
 use crate::api::rest::{DnsServer, NtpServer};
 
 /// Most DNS servers of a partition or machine.
@@ -29,10 +31,11 @@ pub struct Config {
     pub http_port: u16,
     pub grpc_port: u16,
     pub partition: PartitionConfig,
-    pub dhcp: DhcpConfig,
-    pub tftp: TftpConfig,
-    pub dns: DnsConfig,
-    pub ntp: NtpConfig,
+    pub dhcp: DhcpSettings,
+    /// Absent, like the two below: not served.
+    pub tftp: Option<TftpSettings>,
+    pub dns: Option<DnsSettings>,
+    pub ntp: Option<NtpSettings>,
 }
 
 /// The partition that this anvil serves.
@@ -58,95 +61,6 @@ pub struct BootConfig {
     pub commandline: String,
 }
 
-/// How anvil takes part in DHCP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DhcpMode {
-    /// Gives addresses and boots.
-    Server,
-    /// Another server gives addresses; anvil only boots.
-    Proxy,
-    Off,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DhcpConfig {
-    #[serde(default = "server")]
-    pub mode: DhcpMode,
-    /// First and last address given out.
-    #[serde(default)]
-    pub range: Option<(Ipv4Addr, Ipv4Addr)>,
-    /// Length of the network's prefix, bits.
-    #[serde(default = "prefix_24")]
-    pub prefix: u8,
-    #[serde(default)]
-    pub router: Option<Ipv4Addr>,
-    #[serde(default = "ten_minutes")]
-    pub lease_seconds: u32,
-    #[serde(default)]
-    pub domain: Option<String>,
-    #[serde(default)]
-    pub dns_servers: Vec<Ipv4Addr>,
-    #[serde(default)]
-    pub ntp_servers: Vec<Ipv4Addr>,
-    /// Router advertisement with lifetime 0 and no prefix: tells iPXE at once that there is no IPv6 here.
-    #[serde(default = "yes")]
-    pub router_advertisement: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TftpConfig {
-    #[serde(default = "yes")]
-    pub enabled: bool,
-    /// Where the iPXE binaries lie.
-    #[serde(default = "ipxe_dir")]
-    pub dir: PathBuf,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DnsConfig {
-    #[serde(default = "yes")]
-    pub enabled: bool,
-    #[serde(default)]
-    pub domain: Option<String>,
-    /// Name → address.
-    #[serde(default)]
-    pub hosts: BTreeMap<String, IpAddr>,
-    /// Resolvers asked for all other names; none: those names do not exist.
-    #[serde(default)]
-    pub forward: Vec<IpAddr>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NtpConfig {
-    #[serde(default = "yes")]
-    pub enabled: bool,
-}
-
-fn yes() -> bool {
-    true
-}
-
-fn server() -> DhcpMode {
-    DhcpMode::Server
-}
-
-fn prefix_24() -> u8 {
-    24
-}
-
-fn ten_minutes() -> u32 {
-    600
-}
-
-fn ipxe_dir() -> PathBuf {
-    PathBuf::from("/usr/lib/ipxe")
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -156,10 +70,10 @@ impl Default for Config {
             http_port: 4242,
             grpc_port: 50051,
             partition: PartitionConfig::default(),
-            dhcp: DhcpConfig::default(),
-            tftp: TftpConfig::default(),
-            dns: DnsConfig::default(),
-            ntp: NtpConfig::default(),
+            dhcp: DhcpSettings::default(),
+            tftp: None,
+            dns: None,
+            ntp: None,
         }
     }
 }
@@ -172,41 +86,6 @@ impl Default for PartitionConfig {
             ntp_servers: Vec::new(),
             bootconfig: BootConfig::default(),
         }
-    }
-}
-
-/// Off: no block, no service.
-impl Default for DhcpConfig {
-    fn default() -> Self {
-        Self {
-            mode: DhcpMode::Off,
-            range: None,
-            prefix: prefix_24(),
-            router: None,
-            lease_seconds: ten_minutes(),
-            domain: None,
-            dns_servers: Vec::new(),
-            ntp_servers: Vec::new(),
-            router_advertisement: yes(),
-        }
-    }
-}
-
-impl Default for TftpConfig {
-    fn default() -> Self {
-        Self { enabled: false, dir: ipxe_dir() }
-    }
-}
-
-impl Default for DnsConfig {
-    fn default() -> Self {
-        Self { enabled: false, domain: None, hosts: BTreeMap::new(), forward: Vec::new() }
-    }
-}
-
-impl Default for NtpConfig {
-    fn default() -> Self {
-        Self { enabled: false }
     }
 }
 
@@ -239,30 +118,15 @@ fn check_config(config: &Config) -> Result<()> {
 }
 
 fn check_dhcp(config: &Config) -> Result<()> {
-    let dhcp = &config.dhcp;
-    ensure!((1..=30).contains(&dhcp.prefix), "dhcp.prefix: expected 1 to 30, found {}", dhcp.prefix);
-    ensure!(dhcp.lease_seconds >= 60, "dhcp.lease_seconds: expected at least 60, found {}", dhcp.lease_seconds);
-    if dhcp.mode == DhcpMode::Off {
+    if config.dhcp.mode == DhcpMode::Off {
         return Ok(());
     }
     let IpAddr::V4(listen) = config.listen else {
         bail!("listen: DHCP needs an IPv4 address, found {}", config.listen);
     };
     ensure!(config.interface.is_some(), "interface: expected the name of the rack's interface, since dhcp is on");
-    if dhcp.mode == DhcpMode::Server {
-        let Some((first, last)) = dhcp.range else {
-            bail!("dhcp.range: expected [first, last], since dhcp.mode is server");
-        };
-        ensure!(first <= last, "dhcp.range: expected the first address before the last, found [{first}, {last}]");
-        let mask = u32::MAX << (32 - u32::from(dhcp.prefix));
-        for address in [first, last] {
-            ensure!(
-                u32::from(address) & mask == u32::from(listen) & mask,
-                "dhcp.range: {address} is outside the network of listen, {listen}/{}",
-                dhcp.prefix
-            );
-        }
-        ensure!(!(first..=last).contains(&listen), "dhcp.range: holds anvil's own address {listen}");
+    if config.dhcp.mode == DhcpMode::Server {
+        config.dhcp.server_parts(listen)?;
     }
     Ok(())
 }
@@ -346,11 +210,11 @@ ntp: {enabled: true}
     #[test]
     fn reads_a_full_file() {
         let config = parse_config(FULL).unwrap();
-        assert_eq!(config.dhcp.range, Some(("10.77.0.100".parse().unwrap(), "10.77.0.199".parse().unwrap())));
+        assert_eq!(config.dhcp.range, Some([[10, 77, 0, 100].into(), [10, 77, 0, 199].into()]));
         assert_eq!(config.dhcp.router, None);
-        assert_eq!(config.dns.hosts["anvil.lab.test"], "10.77.0.1".parse::<IpAddr>().unwrap());
+        assert!(config.dns.unwrap().hosts.contains_key("anvil.lab.test"));
         assert_eq!(config.partition.bootconfig.kernel.as_deref(), Some(Path::new("/srv/vmlinuz")));
-        assert!(config.tftp.enabled && config.ntp.enabled);
+        assert!(config.tftp.unwrap().enabled && config.ntp.unwrap().enabled);
     }
 
     #[test]
@@ -359,7 +223,7 @@ ntp: {enabled: true}
             let config = parse_config(text).unwrap();
             assert!(config.listen.is_loopback());
             assert_eq!(config.dhcp.mode, DhcpMode::Off);
-            assert!(!config.tftp.enabled && !config.dns.enabled && !config.ntp.enabled);
+            assert!(config.tftp.is_none() && config.dns.is_none() && config.ntp.is_none());
         }
     }
 
@@ -376,9 +240,11 @@ ntp: {enabled: true}
             ("partition: {ntp_servers: [{address: '-x'}]}", "partition.ntp_servers[0].address: expected"),
             ("listen: 0.0.0.0", "listen: expected the address of one interface"),
             ("{listen: 10.0.0.1, dhcp: {mode: server}}", "interface: expected"),
-            ("{listen: 10.0.0.1, interface: br0, dhcp: {mode: server}}", "dhcp.range: expected [first, last]"),
-            ("{listen: 10.0.0.1, interface: br0, dhcp: {range: [10.0.1.5, 10.0.1.9]}}", "10.0.1.5 is outside the network"),
-            ("{listen: 10.0.0.1, interface: br0, dhcp: {range: [10.0.0.1, 10.0.0.9]}}", "holds anvil's own address"),
+            ("{listen: 10.0.0.1, interface: br0, dhcp: {mode: server}}", "dhcp.range is missing"),
+            (
+                "{listen: 10.0.0.1, interface: br0, dhcp: {mode: server, range: [10.0.1.5, 10.0.1.9]}}",
+                "10.0.1.5 is not in 10.0.0.0/24",
+            ),
         ];
         for (text, expected) in cases {
             let error = format!("{:#}", parse_config(text).unwrap_err());

@@ -5,7 +5,7 @@
 //! size, [`layouts`] and [`images`] (with [`version`]) what may be installed, [`allocation`] who gets which machine.
 //! [`machines`] keeps a machine's record through its life. What is spoken: [`grpc`] to agents and boot servers,
 //! [`rest`] to agents and people, [`netboot`] to firmware, [`images_http`], [`dns`] and [`ntp`] to the rack.
-//! [`authority`] tells the network boot what to hand to which machine; [`serve`] starts it all. [`client`] and [`cli`]
+//! [`authority`] tells the network boot what to hand to which machine; [`rack`] and [`serve`] start it all. [`client`] and [`cli`]
 //! are the other side of REST: the `anvil` command.
 //!
 //! [`state::Anvil`] is the cheap handle that all of them share; [`refusal::Refusal`] is how they say no.
@@ -27,6 +27,7 @@ pub mod layouts;
 pub mod machines;
 pub mod netboot;
 pub mod ntp;
+pub mod rack;
 pub mod progress;
 pub mod refusal;
 pub mod rest;

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use axum::Router;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -12,6 +11,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::connection::Connection;
 use crate::anvil::config::{Config, read_config};
+use crate::anvil::rack;
 use crate::anvil::serve::{self, Listeners};
 
 #[derive(Args)]
@@ -37,9 +37,12 @@ pub(super) async fn run(command: Serve, connection: &Connection) -> Result<()> {
     println!("gRPC (mTLS):     {}", anvil.endpoints.grpc);
     println!("partition:       {}", anvil.config.partition.id);
 
-    // Seam: the network boot's routes, the image files, and DHCP, TFTP, DNS and NTP are started here.
-    let routes = Router::new();
-    serve::run(anvil, listeners, routes, terminated()?).await?;
+    let routes = rack::routes(&anvil)?;
+    let mut services = rack::start(&anvil).await?;
+    tokio::select! {
+        ended = serve::run(anvil, listeners, routes, terminated()?) => ended?,
+        error = services.failed() => return Err(error),
+    }
     println!("anvil has stopped");
     Ok(())
 }
