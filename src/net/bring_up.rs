@@ -209,9 +209,9 @@ async fn find_link(netlink: &Netlink, device: Option<&str>, say: Say<'_>) -> Eth
 async fn find_configured_link(netlink: &Netlink) -> Result<Option<(EthernetLink, Ipv4Net)>> {
     let links = netlink.read_ethernet_links().await?;
     let addresses = netlink.read_ipv4_addresses().await?;
-    let found = addresses.into_iter().find_map(|(index, address)| {
-        links.iter().find(|link| link.index == index).map(|link| (link.clone(), address))
-    });
+    let found = addresses
+        .into_iter()
+        .find_map(|(index, address)| links.iter().find(|link| link.index == index).map(|link| (link.clone(), address)));
     Ok(found)
 }
 
@@ -264,7 +264,9 @@ impl Keeper {
                     warn!(%address, reason, "DHCP server does not confirm the kernel's address; not renewing");
                     return;
                 }
-                Ok(Confirmed::NoAnswer) => warn!(%address, "no DHCP server confirms the kernel's address; asking again"),
+                Ok(Confirmed::NoAnswer) => {
+                    warn!(%address, "no DHCP server confirms the kernel's address; asking again")
+                }
                 Err(error) => warn!(error = format!("{error:#}"), "kernel's lease not confirmed; asking again"),
             }
             sleep(CONFIRM_PAUSE).await;

@@ -31,8 +31,11 @@ pub fn http_client(resolver: Resolver, extra_ca_pem: Option<&str>) -> Result<Cli
         None => Vec::new(),
     };
     roots.extend(read_system_roots(Path::new(SYSTEM_ROOTS))?);
-    let roots: Vec<Certificate> =
-        roots.iter().map(|der| Certificate::from_der(der)).collect::<Result<_, _>>().context("using trusted certificates")?;
+    let roots: Vec<Certificate> = roots
+        .iter()
+        .map(|der| Certificate::from_der(der))
+        .collect::<Result<_, _>>()
+        .context("using trusted certificates")?;
     Client::builder()
         .user_agent(concat!("drophammer/", env!("CARGO_PKG_VERSION")))
         .dns_resolver(resolver)
@@ -48,8 +51,9 @@ pub fn http_client(resolver: Resolver, extra_ca_pem: Option<&str>) -> Result<Cli
 
 /// Certificates the operator gave: one that can't be used is an error, since the rest would hardly do.
 fn parse_given_roots(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
-    let certificates: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().context("reading the CA certificate")?;
+    let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .context("reading the CA certificate")?;
     if certificates.is_empty() {
         bail!("the CA certificate has no PEM block CERTIFICATE");
     }

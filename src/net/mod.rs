@@ -5,12 +5,15 @@
 
 mod backoff;
 mod bring_up;
+pub mod command;
 mod connect;
 pub mod dhcp;
 mod http_client;
 mod kernel_config;
 pub mod links;
+pub mod lldp;
 mod mac;
+pub mod ntp;
 pub mod resolver;
 mod static_ip;
 
@@ -19,7 +22,9 @@ pub use bring_up::{Network, Online, Origin, bring_up};
 pub use connect::connect;
 pub use http_client::http_client;
 pub use kernel_config::{KernelConfig, parse_pnp, read_kernel_config};
+pub use lldp::{Lldp, LldpMode};
 pub use mac::{Mac, NotAMac};
+pub use ntp::{ClockSet, set_clock};
 pub use resolver::{ResolveError, Resolver};
 pub use static_ip::{IpSetting, StaticIp, parse_ip_setting};
 

@@ -148,7 +148,9 @@ mod tests {
     #[tokio::test]
     async fn literals_need_no_server() {
         let resolver = Resolver::new(&[], &[]);
-        for (text, expected) in [("10.1.0.5", "10.1.0.5"), ("2001:db8::5", "2001:db8::5"), ("[2001:db8::5]", "2001:db8::5")] {
+        for (text, expected) in
+            [("10.1.0.5", "10.1.0.5"), ("2001:db8::5", "2001:db8::5"), ("[2001:db8::5]", "2001:db8::5")]
+        {
             assert_eq!(resolver.resolve(text).await, Ok(vec![expected.parse().unwrap()]), "{text}");
         }
     }
@@ -161,7 +163,8 @@ mod tests {
 
     #[test]
     fn name_servers_of_a_resolv_conf_are_read() {
-        let text = "# made by hand\nsearch lab\nnameserver 10.1.0.53\nnameserver fe80::1%eth0\n nameserver 2001:db8::53\n";
+        let text =
+            "# made by hand\nsearch lab\nnameserver 10.1.0.53\nnameserver fe80::1%eth0\n nameserver 2001:db8::53\n";
         let expected: Vec<IpAddr> = ["10.1.0.53", "2001:db8::53"].iter().map(|text| text.parse().unwrap()).collect();
         assert_eq!(parse_resolv_conf(text), expected);
     }

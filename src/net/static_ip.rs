@@ -126,7 +126,9 @@ mod tests {
 
     #[test]
     fn dhcp_is_asked_for_in_many_words() {
-        for value in [None, Some(""), Some("dhcp"), Some("on"), Some("any"), Some("none"), Some("off"), Some("::::::dhcp")] {
+        for value in
+            [None, Some(""), Some("dhcp"), Some("on"), Some("any"), Some("none"), Some("off"), Some("::::::dhcp")]
+        {
             assert_eq!(parse_ip_setting(value), DHCP_EVERYWHERE, "{value:?}");
         }
         for value in ["eth1:dhcp", ":::::eth1:dhcp", ":::::eth1"] {

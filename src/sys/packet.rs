@@ -35,7 +35,9 @@ impl PacketSocket {
         let fd = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
         set_option(&fd, libc::SOL_PACKET, libc::PACKET_AUXDATA, &1i32)?;
         bind(&fd, link_index, ethertype)?;
-        Ok(Self { fd: AsyncFd::new(fd)?, link_index })
+        // SAFETY: the OwnedFd keeps one open description until the AsyncFd drops it, and always names the same one.
+        let fd = unsafe { AsyncFd::register(fd) }?;
+        Ok(Self { fd, link_index })
     }
 
     /// Also receives what is sent to this multicast address, while the socket lives.
@@ -136,7 +138,8 @@ fn auxdata_status(message: &libc::msghdr) -> Option<u32> {
         let found = unsafe { &*header };
         if found.cmsg_level == libc::SOL_PACKET && found.cmsg_type == libc::PACKET_AUXDATA {
             // SAFETY: a PACKET_AUXDATA message carries one tpacket_auxdata; read_unaligned needs no alignment.
-            let data: libc::tpacket_auxdata = unsafe { libc::CMSG_DATA(header).cast::<libc::tpacket_auxdata>().read_unaligned() };
+            let data: libc::tpacket_auxdata =
+                unsafe { libc::CMSG_DATA(header).cast::<libc::tpacket_auxdata>().read_unaligned() };
             return Some(data.tp_status);
         }
         // SAFETY: `header` came from this message.

@@ -83,7 +83,12 @@ pub async fn acquire(netlink: &Netlink, only: Option<&str>, options: &DhcpOption
 }
 
 /// Asks on one link, takes nothing, and returns the first useful offer; `None` after `limit`.
-pub async fn find_offer(netlink: &Netlink, link: &str, options: &DhcpOptions, limit: Duration) -> Result<Option<OfferSeen>> {
+pub async fn find_offer(
+    netlink: &Netlink,
+    link: &str,
+    options: &DhcpOptions,
+    limit: Duration,
+) -> Result<Option<OfferSeen>> {
     let mut search = Search::new(netlink, Some(link), options);
     let mut backoff = Backoff::new(FIRST_DELAY, LONGEST_DELAY);
     let end = Instant::now() + limit;

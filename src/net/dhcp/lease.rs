@@ -102,7 +102,8 @@ fn routes(reply: &Reply) -> Vec<Route> {
 
 fn times(reply: &Reply) -> Option<LeaseTimes> {
     let expire_s = reply.lease_s.filter(|seconds| *seconds != u32::MAX)?.max(SHORTEST_LEASE_S);
-    let rebind_s = reply.rebind_s.filter(|rebind| (2..expire_s).contains(rebind)).unwrap_or(expire_s - expire_s.div_ceil(8));
+    let rebind_s =
+        reply.rebind_s.filter(|rebind| (2..expire_s).contains(rebind)).unwrap_or(expire_s - expire_s.div_ceil(8));
     let renew_s = reply.renew_s.filter(|renew| (1..rebind_s).contains(renew)).unwrap_or((expire_s / 2).min(rebind_s));
     let seconds = |s| Duration::from_secs(u64::from(s));
     Some(LeaseTimes { renew: seconds(renew_s), rebind: seconds(rebind_s), expire: seconds(expire_s) })

@@ -45,15 +45,28 @@ pub struct DhcpOptions {
 pub(super) enum Question {
     Discover,
     /// Takes an offer.
-    Select { address: Ipv4Addr, server: Ipv4Addr },
+    Select {
+        address: Ipv4Addr,
+        server: Ipv4Addr,
+    },
     /// Confirms an address that somebody else has got (INIT-REBOOT).
-    Confirm { address: Ipv4Addr },
+    Confirm {
+        address: Ipv4Addr,
+    },
     /// Renews or rebinds; sent from the address itself.
-    Extend { address: Ipv4Addr },
+    Extend {
+        address: Ipv4Addr,
+    },
 }
 
 /// One message as UDP payload. `seconds` is how long the client has been trying.
-pub(super) fn render(question: Question, mac: Mac, transaction: u32, seconds: u16, options: &DhcpOptions) -> Result<Vec<u8>> {
+pub(super) fn render(
+    question: Question,
+    mac: Mac,
+    transaction: u32,
+    seconds: u16,
+    options: &DhcpOptions,
+) -> Result<Vec<u8>> {
     let none = Ipv4Addr::UNSPECIFIED;
     let client_address = match question {
         Question::Extend { address } => address,
@@ -123,7 +136,10 @@ mod tests {
             message.opts().get(OptionCode::ClientMachineIdentifier),
             Some(&DhcpOption::ClientMachineIdentifier(expected.to_vec()))
         );
-        assert_eq!(message.opts().get(OptionCode::ClientIdentifier), Some(&DhcpOption::ClientIdentifier(expected.to_vec())));
+        assert_eq!(
+            message.opts().get(OptionCode::ClientIdentifier),
+            Some(&DhcpOption::ClientIdentifier(expected.to_vec()))
+        );
     }
 
     #[test]

@@ -44,7 +44,8 @@ impl RawOptions {
                     };
                     let Some((value, after)) = after_len.split_at_checked(usize::from(len)) else {
                         let left = after_len.len();
-                        return self.fault(format!("option {code} in the {field} field has {left} bytes, promised {len}"));
+                        return self
+                            .fault(format!("option {code} in the {field} field has {left} bytes, promised {len}"));
                     };
                     self.values.entry(code).or_default().extend(value);
                     rest = after;

@@ -197,7 +197,8 @@ mod tests {
 
     #[test]
     fn classless_routes_of_all_lengths_are_read() {
-        let bytes = [0, 10, 1, 0, 1, 32, 10, 2, 3, 4, 10, 1, 0, 2, 12, 172, 16, 0, 0, 0, 0, 17, 10, 9, 128, 10, 1, 0, 3];
+        let bytes =
+            [0, 10, 1, 0, 1, 32, 10, 2, 3, 4, 10, 1, 0, 2, 12, 172, 16, 0, 0, 0, 0, 17, 10, 9, 128, 10, 1, 0, 3];
         let shown: Vec<String> = parse_classless_routes(&bytes).unwrap().iter().map(Route::to_string).collect();
         assert_eq!(
             shown,
@@ -216,7 +217,10 @@ mod tests {
             let mut options = vec![121, bytes.len() as u8];
             options.extend(bytes);
             let reply = parse_reply(&ack(&options)).unwrap();
-            assert_eq!((reply.classless_routes, reply.faults), (None, vec!["option 121 is no list of routes".to_owned()]));
+            assert_eq!(
+                (reply.classless_routes, reply.faults),
+                (None, vec!["option 121 is no list of routes".to_owned()])
+            );
         }
     }
 

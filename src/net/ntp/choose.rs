@@ -91,10 +91,7 @@ mod tests {
 
     #[test]
     fn without_a_majority_nothing_is_chosen() {
-        assert_eq!(
-            chosen_ms(&[0, 2_000]),
-            Err(NoChoice::Disagree("ntp0 +0.000 s, ntp1 +2.000 s".into()))
-        );
+        assert_eq!(chosen_ms(&[0, 2_000]), Err(NoChoice::Disagree("ntp0 +0.000 s, ntp1 +2.000 s".into())));
         assert!(matches!(chosen_ms(&[0, 10, 5_000, 5_010]), Err(NoChoice::Disagree(_))));
         assert_eq!(chosen_ms(&[]), Err(NoChoice::NoAnswers));
     }

@@ -196,7 +196,9 @@ pub async fn ask_all(servers: &[String], resolver: &Resolver, limit: Duration) -
         }
     }
     let asked = servers.iter().zip(results);
-    asked.map(|(server, result)| Asked { server: server.clone(), result: result.unwrap_or(Err(AskError::Silent)) }).collect()
+    asked
+        .map(|(server, result)| Asked { server: server.clone(), result: result.unwrap_or(Err(AskError::Silent)) })
+        .collect()
 }
 
 /// Asks one server until it answers usably or time is up.

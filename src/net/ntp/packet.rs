@@ -203,7 +203,10 @@ mod tests {
             damage(&mut packet);
             assert_eq!(parse_answer(&packet, COOKIE, local(0.0), local(0.0)), Err(expected));
         }
-        assert_eq!(parse_answer(&answer(0)[..47], COOKIE, local(0.0), local(0.0)), Err(BadAnswer::TooShort { found: 47 }));
+        assert_eq!(
+            parse_answer(&answer(0)[..47], COOKIE, local(0.0), local(0.0)),
+            Err(BadAnswer::TooShort { found: 47 })
+        );
     }
 
     #[test]

@@ -1,0 +1,316 @@
+//! LLDP on all Ethernet links: tells switches who waits here, and hears which switch ports the cables lead to.
+//!
+//! Frames and rules: contract of the agent, section "Network and LLDP"; IEEE 802.1AB.
+
+mod frame;
+mod requirement;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
+use tracing::{debug, info, warn};
+use uuid::Uuid;
+
+pub use frame::{ETHERTYPE, FrameError, MULTICAST, Neighbour, PortKind, parse_frame, render_frame};
+pub use requirement::{LldpMode, NotMet, check_requirement};
+
+use super::AbortOnDrop;
+use super::links::EthernetLink;
+use crate::sys::packet::PacketSocket;
+
+/// Between two frames; go-lldpd's value, which switch agents count on.
+const SEND_INTERVAL: Duration = Duration::from_secs(5);
+const TIME_TO_LIVE_S: u16 = 10;
+/// SO_PRIORITY of control traffic.
+const PRIORITY: i32 = 7;
+/// How long a required pair of neighbours is waited for. Switches send every 10 s.
+pub const REQUIREMENT_LIMIT: Duration = Duration::from_secs(32);
+/// After the requirement is met, so that every cable is listed and not only the first two.
+const GRACE: Duration = Duration::from_secs(10);
+/// After an error of a packet socket (its link went down).
+const SOCKET_PAUSE: Duration = Duration::from_secs(1);
+/// A switch that makes up neighbours does not fill the memory.
+const MOST_NEIGHBOURS_PER_LINK: usize = 64;
+
+/// What the machine tells its switches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The system name. `None` leaves it empty.
+    pub uuid: Option<Uuid>,
+    /// `None` until the network is up; see [`Lldp::set_ip`].
+    pub ip: Option<IpAddr>,
+    pub version: String,
+    pub started: OffsetDateTime,
+}
+
+impl Identity {
+    fn system_name(&self) -> String {
+        self.uuid.map(|uuid| uuid.to_string()).unwrap_or_default()
+    }
+
+    /// Never contains the word "provisioned", which switch agents take for the phone-home of an installed machine.
+    fn system_description(&self) -> String {
+        let ip = self.ip.map(|ip| ip.to_string()).unwrap_or_default();
+        // The clock may have any value, but it has a four-digit year.
+        let started = self.started.format(&Rfc3339).unwrap_or_default();
+        let version = self.version.replace("provisioned", "");
+        format!("metal-hammer IP:{ip} version:{version} waiting since {started} for installation")
+    }
+}
+
+/// Neighbours by link name; a link without any is absent.
+pub type Neighbours = BTreeMap<String, Vec<Neighbour>>;
+
+/// Runs on its links until it is dropped.
+pub struct Lldp {
+    shared: Arc<Shared>,
+    tasks: Mutex<BTreeMap<u32, AbortOnDrop>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Rung at every new neighbour.
+    news: Notify,
+}
+
+/// The lock is held for moments only, never across an await.
+struct State {
+    identity: Identity,
+    /// By link, then by chassis and port: one switch port counts once on a link, and again on another.
+    heard: BTreeMap<String, BTreeMap<(String, String), Heard>>,
+}
+
+struct Heard {
+    neighbour: Neighbour,
+    until: Instant,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lldp {
+    /// Begins to send and to listen on `links`. A link that can't be used is logged and left out.
+    pub fn start(links: &[EthernetLink], identity: Identity) -> Self {
+        let state = Mutex::new(State { identity, heard: BTreeMap::new() });
+        let lldp = Self { shared: Arc::new(Shared { state, news: Notify::new() }), tasks: Mutex::new(BTreeMap::new()) };
+        lldp.add_links(links);
+        lldp
+    }
+
+    /// Also runs on these links; those it runs on already stay as they are.
+    pub fn add_links(&self, links: &[EthernetLink]) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        for link in links {
+            if tasks.contains_key(&link.index) {
+                continue;
+            }
+            match open_socket(link) {
+                Ok(socket) => {
+                    let task = tokio::spawn(run_on_link(link.clone(), socket, Arc::clone(&self.shared)));
+                    tasks.insert(link.index, AbortOnDrop(task));
+                }
+                Err(error) => warn!(link = %link.name, error = format!("{error:#}"), "no LLDP on this link"),
+            }
+        }
+    }
+
+    /// From the next frame on tells this address.
+    pub fn set_ip(&self, ip: IpAddr) {
+        self.shared.state().identity.ip = Some(ip);
+    }
+
+    /// Everybody who was heard and has not gone silent.
+    pub fn neighbours(&self) -> Neighbours {
+        let now = Instant::now();
+        let state = self.shared.state();
+        let present = state.heard.iter().map(|(link, heard)| {
+            let there = heard.values().filter(|heard| heard.until > now);
+            (link.clone(), there.map(|heard| heard.neighbour.clone()).collect::<Vec<_>>())
+        });
+        present.filter(|(_, neighbours)| !neighbours.is_empty()).collect()
+    }
+
+    /// Returns when somebody new is heard.
+    pub async fn changed(&self) {
+        self.shared.news.notified().await;
+    }
+
+    /// Waits until two links lead to two switches, and a moment longer for the other cables. In the modes `optional`
+    /// and `off` it does not wait at all.
+    pub async fn wait_for_requirement(&self, mode: LldpMode, limit: Duration) -> Result<(), NotMet> {
+        match mode {
+            LldpMode::Off | LldpMode::Optional => return Ok(()),
+            LldpMode::Required => {}
+        }
+        let ends = Instant::now() + limit;
+        while let Err(missing) = check_requirement(&self.neighbours()) {
+            let news = timeout_at(ends, self.changed()).await;
+            if news.is_err() {
+                return check_requirement(&self.neighbours()).map_err(|_| missing);
+            }
+        }
+        sleep(GRACE.min(limit)).await;
+        Ok(())
+    }
+}
+
+fn open_socket(link: &EthernetLink) -> Result<PacketSocket> {
+    let socket = PacketSocket::open(link.index, ETHERTYPE).context("opening a packet socket")?;
+    // Without joining, the NIC filters the switch's frames out.
+    socket.join_multicast(MULTICAST.0).with_context(|| format!("joining {MULTICAST}"))?;
+    socket.set_priority(PRIORITY).context("setting the priority")?;
+    Ok(socket)
+}
+
+async fn run_on_link(link: EthernetLink, socket: PacketSocket, shared: Arc<Shared>) {
+    tokio::join!(send_on_link(&link, &socket, &shared), listen_on_link(&link, &socket, &shared));
+}
+
+async fn send_on_link(link: &EthernetLink, socket: &PacketSocket, shared: &Shared) {
+    let mut ticks = interval(SEND_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let identity = shared.state().identity.clone();
+        let frame =
+            render_frame(link.mac, &link.name, TIME_TO_LIVE_S, &identity.system_name(), &identity.system_description());
+        // A link without a carrier may refuse or block; its time will come.
+        match timeout(SEND_INTERVAL, socket.send(&frame)).await {
+            Ok(Ok(())) | Err(_) => {}
+            Ok(Err(error)) => debug!(link = %link.name, %error, "LLDP frame not sent"),
+        }
+    }
+}
+
+async fn listen_on_link(link: &EthernetLink, socket: &PacketSocket, shared: &Shared) {
+    let mut buffer = vec![0; 9216];
+    loop {
+        let len = match socket.receive(&mut buffer).await {
+            Ok(received) => received.len,
+            Err(error) => {
+                debug!(link = %link.name, %error, "packet socket");
+                sleep(SOCKET_PAUSE).await;
+                continue;
+            }
+        };
+        match parse_frame(buffer.get(..len).unwrap_or_default()) {
+            Ok((source, neighbour)) if source != link.mac => note(link, neighbour, shared),
+            // Our own frame, back through a loop in the cabling.
+            Ok(_) => {}
+            Err(error) => debug!(link = %link.name, %error, "no LLDP frame"),
+        }
+    }
+}
+
+fn note(link: &EthernetLink, neighbour: Neighbour, shared: &Shared) {
+    let now = Instant::now();
+    let key = (neighbour.chassis_id.clone(), neighbour.port_id.clone());
+    let mut state = shared.state();
+    let heard = state.heard.entry(link.name.clone()).or_default();
+    heard.retain(|_, heard| heard.until > now);
+    if neighbour.time_to_live.is_zero() {
+        heard.remove(&key);
+        return;
+    }
+    let is_new = !heard.contains_key(&key);
+    if is_new && heard.len() >= MOST_NEIGHBOURS_PER_LINK {
+        return;
+    }
+    if is_new {
+        let system = neighbour.system_name.as_deref().unwrap_or(&neighbour.chassis_id);
+        info!(link = %link.name, switch = system, port = %neighbour.port_id, "neighbour");
+    }
+    let until = now + neighbour.time_to_live;
+    heard.insert(key, Heard { neighbour, until });
+    drop(state);
+    if is_new {
+        shared.news.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    #[test]
+    fn the_description_is_upstreams_and_never_says_provisioned() {
+        let identity = Identity {
+            uuid: Some("00112233-4455-6677-8899-aabbccddeeff".parse().unwrap()),
+            ip: Some("10.1.0.77".parse().unwrap()),
+            version: "v0.1.0-provisioned".into(),
+            started: datetime!(2026-11-22 14:32:00 UTC),
+        };
+        assert_eq!(
+            identity.system_description(),
+            "metal-hammer IP:10.1.0.77 version:v0.1.0- waiting since 2026-11-22T14:32:00Z for installation"
+        );
+        assert_eq!(identity.system_name(), "00112233-4455-6677-8899-aabbccddeeff");
+    }
+
+    fn shared() -> Shared {
+        let identity = Identity { uuid: None, ip: None, version: String::new(), started: OffsetDateTime::UNIX_EPOCH };
+        Shared { state: Mutex::new(State { identity, heard: BTreeMap::new() }), news: Notify::new() }
+    }
+
+    fn link(name: &str) -> EthernetLink {
+        EthernetLink { index: 2, name: name.into(), mac: super::super::Mac([2, 0, 0, 0, 0, 1]) }
+    }
+
+    fn neighbour(port: &str, ttl_s: u64) -> Neighbour {
+        Neighbour {
+            chassis_id: "02:00:00:00:00:09".into(),
+            chassis_is_mac: true,
+            port_id: port.into(),
+            port_kind: PortKind::Local,
+            port_description: None,
+            system_name: None,
+            system_description: None,
+            time_to_live: Duration::from_secs(ttl_s),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_counts_once_per_link_until_it_goes_silent_or_says_farewell() {
+        let lldp = Lldp { shared: Arc::new(shared()), tasks: Mutex::new(BTreeMap::new()) };
+        let ports = |lldp: &Lldp| -> Vec<(String, usize)> {
+            lldp.neighbours().into_iter().map(|(link, neighbours)| (link, neighbours.len())).collect()
+        };
+        for _ in 0..2 {
+            note(&link("eth0"), neighbour("p1", 20), &lldp.shared);
+            note(&link("eth1"), neighbour("p1", 10), &lldp.shared);
+        }
+        note(&link("eth0"), neighbour("p2", 20), &lldp.shared);
+        assert_eq!(ports(&lldp), [("eth0".to_owned(), 2), ("eth1".to_owned(), 1)]);
+        note(&link("eth0"), neighbour("p2", 0), &lldp.shared);
+        tokio::time::advance(Duration::from_secs(15)).await;
+        assert_eq!(ports(&lldp), [("eth0".to_owned(), 1)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_required_pair_is_waited_for_and_an_optional_one_is_not() {
+        let lldp = Lldp { shared: Arc::new(shared()), tasks: Mutex::new(BTreeMap::new()) };
+        assert_eq!(lldp.wait_for_requirement(LldpMode::Optional, REQUIREMENT_LIMIT).await, Ok(()));
+        let missing = lldp.wait_for_requirement(LldpMode::Required, REQUIREMENT_LIMIT).await;
+        assert_eq!(missing, Err(NotMet { links: 0, chassis: 0 }));
+        let came = async {
+            sleep(Duration::from_secs(3)).await;
+            note(&link("eth0"), neighbour("p1", 120), &lldp.shared);
+            let other = Neighbour { chassis_id: "02:00:00:00:00:0a".into(), ..neighbour("p1", 120) };
+            note(&link("eth1"), other, &lldp.shared);
+        };
+        let (met, ()) = tokio::join!(lldp.wait_for_requirement(LldpMode::Required, REQUIREMENT_LIMIT), came);
+        assert_eq!(met, Ok(()));
+    }
+}
