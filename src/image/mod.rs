@@ -1,1 +1,33 @@
 //! The image engine: source, digest, decompression, unpacking, raw writing.
+//!
+//! An image goes from its source to the disk in one pass: [`unpack`] for archives, [`write_raw`] for disk images.
+//! Fetching, hashing, decompressing and writing run side by side; memory is a few MiB of queues and the decoder's
+//! window, however large the image. Names of files and compressions are never believed, contents are.
+
+pub mod command;
+mod console;
+mod decompress;
+mod digest;
+mod engine;
+mod error;
+mod fetch;
+mod http;
+mod queue;
+mod raw;
+mod report;
+mod retry;
+mod sidecar;
+mod source;
+mod stages;
+pub mod tar;
+mod unpack;
+
+pub use console::{Console, line};
+pub use decompress::Compression;
+pub use digest::{Algorithm, Digest, DigestError};
+pub use engine::{DigestRule, Options, unpack, write_raw};
+pub use error::ImageError;
+pub use report::{BusyShares, Observer, Progress, Report, Step, Unobserved};
+pub use retry::Retry;
+pub use sidecar::parse_sidecar;
+pub use source::Source;

@@ -1,0 +1,138 @@
+//! `drophammer unpack` and `drophammer write`: the engine alone.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+
+use super::console::Console;
+use super::digest::Digest;
+use super::engine::{DigestRule, Options, unpack, write_raw};
+use super::report::Report;
+use super::source::Source;
+use crate::sys::units::Bytes;
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Unpack an archive into a directory.
+#[derive(Clone, Debug, Args)]
+pub struct UnpackArgs {
+    /// File or http(s) URL of a tar archive, compressed with lz4, zstd, gzip, xz or not at all
+    source: Source,
+    /// Existing directory; files in the way are replaced
+    dir: PathBuf,
+    #[command(flatten)]
+    digest: DigestArgs,
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// Write a raw disk image to a device.
+#[derive(Clone, Debug, Args)]
+pub struct WriteArgs {
+    /// File or http(s) URL of a raw image, compressed with lz4, zstd, gzip, xz or not at all
+    source: Source,
+    /// Existing block device that is not in use, or existing file; all that is on it is lost
+    device: PathBuf,
+    #[command(flatten)]
+    digest: DigestArgs,
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+#[derive(Clone, Debug, Args)]
+struct DigestArgs {
+    /// md5:, sha256: or sha512: and hexadecimal digits; default: that of the checksum file beside the source
+    #[arg(long, value_name = "ALG:HEX", conflicts_with = "no_digest")]
+    digest: Option<Digest>,
+    /// Take the image even if there is no digest for it
+    #[arg(long)]
+    no_digest: bool,
+}
+
+impl DigestArgs {
+    fn rule(&self) -> DigestRule {
+        match &self.digest {
+            Some(digest) => DigestRule::Given(digest.clone()),
+            None if self.no_digest => DigestRule::AllowMissing,
+            None => DigestRule::Sidecar,
+        }
+    }
+}
+
+pub async fn run_unpack(args: &UnpackArgs) -> Result<ExitCode> {
+    let options = options(&args.source, &args.digest)?;
+    let console = Console::new();
+    let done = unpack(&args.source, &args.dir, &options, &console).await;
+    console.clear();
+    let report = done.with_context(|| format!("unpacking {} into {}", args.source, args.dir.display()))?;
+    print(&report, args.format)
+}
+
+pub async fn run_write(args: &WriteArgs) -> Result<ExitCode> {
+    let options = options(&args.source, &args.digest)?;
+    let console = Console::new();
+    let done = write_raw(&args.source, &args.device, &options, &console).await;
+    console.clear();
+    let report = done.with_context(|| format!("writing {} to {}", args.source, args.device.display()))?;
+    print(&report, args.format)
+}
+
+fn options(source: &Source, digest: &DigestArgs) -> Result<Options> {
+    let http = match source {
+        Source::Url(_) => Some(desk_client()?),
+        Source::File(_) => None,
+    };
+    Ok(Options { http, ..Options::new(digest.rule()) })
+}
+
+fn print(report: &Report, format: Format) -> Result<ExitCode> {
+    match format {
+        Format::Json => println!("{}", serde_json::to_string_pretty(report).context("printing the report")?),
+        Format::Text => println!("{}", summary(report)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn summary(report: &Report) -> String {
+    let percent = |share: f64| format!("{:.0} %", share * 100.0);
+    let files = if report.files > 0 { format!(", {} files", report.files) } else { String::new() };
+    let digest = report.digest.as_ref().map_or("no digest".to_owned(), |digest| format!("{} holds", digest.algorithm()));
+    format!(
+        "{} ({}) → {}{files} in {:.1} s; {digest}; busy: fetch {}, digest {}, decompress {}, write {}",
+        Bytes(report.bytes_in),
+        report.compression,
+        Bytes(report.bytes_out),
+        report.seconds,
+        percent(report.busy.fetch),
+        percent(report.busy.digest),
+        percent(report.busy.decompress),
+        percent(report.busy.write),
+    )
+}
+
+/// A client for the desk: TLS by ring, no proxy, and addresses instead of names, as the static binary must not ask
+/// the C library for names.
+fn desk_client() -> Result<reqwest::Client> {
+    // wired by lead: a resolver that asks the configured servers
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let builder = reqwest::Client::builder().no_proxy().dns_resolver(Arc::new(AddressesOnly));
+    builder.build().context("making an HTTP client")
+}
+
+struct AddressesOnly;
+
+impl reqwest::dns::Resolve for AddressesOnly {
+    fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
+        let text = format!("{} is a name, and no resolver is configured: use an address", name.as_str());
+        Box::pin(async move { Err(text.into()) })
+    }
+}

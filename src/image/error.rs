@@ -1,0 +1,109 @@
+//! What can go wrong with an image, with the facts.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::digest::Digest;
+use super::tar::TarError;
+
+/// Why an image was not installed.
+///
+/// The first line of each (`Display`) holds the facts an operator needs; the cause, if there is one, follows as
+/// `source`. `{err:#}` of an `anyhow::Error` made of it prints both. URLs appear without user name and query, which
+/// may hold secrets.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    #[error("{text} is no image source: {reason}")]
+    Source { text: String, reason: String },
+
+    #[error("{url} needs an HTTP client and none was given")]
+    NoHttpClient { url: String },
+
+    #[error("fetching {url} at byte {offset}: server answered {status}, expected {expected}")]
+    Status { url: String, offset: u64, status: u16, expected: &'static str },
+
+    /// Connections refused, broken or stalled until the tries were used up.
+    #[error("fetching {url} at byte {offset}: gave up after {tries} tries, the last because of: {last}")]
+    Unreachable { url: String, offset: u64, tries: u32, last: String },
+
+    #[error("{image} is short: {expected} bytes promised, {found} found")]
+    Short { image: String, expected: u64, found: u64 },
+
+    #[error("{url} changed while it was being fetched, at byte {offset}: {what} was {expected}, is now {found}")]
+    Changed { url: String, offset: u64, what: &'static str, expected: String, found: String },
+
+    #[error("{url}: asked for bytes from {offset}, server sent {found}")]
+    WrongRange { url: String, offset: u64, found: String },
+
+    #[error("reading {path} at byte {offset}")]
+    ReadFile { path: PathBuf, offset: u64, source: io::Error },
+
+    #[error("{image} has no digest: none was given, and there is none beside it (tried {tried})")]
+    NoDigest { image: String, tried: String },
+
+    /// `damage` tells what else was wrong with the content, if it could not be unpacked.
+    #[error("digest of {image} is wrong: expected {expected}, found {found} over {bytes} bytes{}", also(damage))]
+    Digest { image: String, expected: Digest, found: Digest, bytes: u64, damage: Option<String> },
+
+    #[error("{image} is not an archive: starts with {start}")]
+    NotAnArchive { image: String, start: String },
+
+    #[error("decompressing {image} ({format}) near byte {offset}")]
+    Decompress { image: String, format: &'static str, offset: u64, source: io::Error },
+
+    #[error("{image}: bad archive")]
+    Archive { image: String, source: TarError },
+
+    /// The archive asks for something that is not done, such as writing outside the target.
+    #[error("refused {entry:?} at byte {offset} of the archive: {reason}")]
+    Refused { entry: String, offset: u64, reason: String },
+
+    #[error("{action} {path:?}, {written} bytes into the target, at byte {offset} of the archive")]
+    Write { action: &'static str, path: String, offset: u64, written: u64, source: io::Error },
+
+    #[error("opening {path}")]
+    OpenTarget { path: PathBuf, source: io::Error },
+
+    #[error("{path} is not fit for an image: {reason}")]
+    UnfitTarget { path: PathBuf, reason: String },
+
+    #[error("image is bigger than {device}: device has {capacity} bytes, image at least {image}")]
+    TooBig { device: PathBuf, capacity: u64, image: u64 },
+
+    #[error("{action} {path} at byte {offset}")]
+    Device { action: &'static str, path: PathBuf, offset: u64, source: io::Error },
+
+    #[error("bringing {path} to the disk")]
+    Sync { path: String, source: io::Error },
+
+    /// The disk gave back something else than was written.
+    #[error("{path} reads back wrong after writing: expected {expected}, found {found}")]
+    ReadBack { path: String, expected: String, found: String },
+
+    #[error("the {stage} stage ended without a result")]
+    StageDied { stage: &'static str },
+}
+
+impl ImageError {
+    /// The content is at fault and not the target, so the rest is still worth hashing to tell damage on the way
+    /// from a bad image.
+    pub(super) fn is_damage(&self) -> bool {
+        matches!(self, Self::NotAnArchive { .. } | Self::Decompress { .. } | Self::Archive { .. } | Self::Refused { .. })
+    }
+}
+
+fn also(damage: &Option<String>) -> String {
+    damage.as_ref().map(|what| format!(" ({what})")).unwrap_or_default()
+}
+
+/// The error and its causes in one line.
+pub(super) fn chain(err: &dyn std::error::Error) -> String {
+    let mut text = err.to_string();
+    let mut cause = err.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}

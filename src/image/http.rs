@@ -1,0 +1,416 @@
+//! Images by HTTP: resumed where they broke, refused when they changed.
+
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+use reqwest::header::{
+    ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_RANGE, LAST_MODIFIED, RANGE,
+};
+use reqwest::{Client, Response, StatusCode, Url};
+
+use super::error::{ImageError, chain};
+use super::fetch::{Chunker, Stop};
+use super::queue::Sender;
+use super::report::Counters;
+use super::retry::Retry;
+use super::source::shown;
+
+/// A try that brought at least so much clears the count of failures: a slow line that breaks every few minutes still
+/// gets there, a server that gives a few bytes a time does not keep us for ever.
+const WORTHWHILE_BYTES: u64 = 1 << 20;
+
+/// Fetches all of `url` into the queue.
+pub(super) async fn fetch_url(
+    client: &Client,
+    url: &Url,
+    retry: Retry,
+    counters: &Counters,
+    sender: Sender,
+) -> Result<(), Stop> {
+    let closed = sender.closed();
+    let mut fetch = Fetch { client, url, retry, counters, offset: 0, total: None, identity: Identity::default() };
+    // a stage that failed must not wait for a server that says nothing
+    tokio::select! {
+        fetched = fetch.run(Chunker::new(sender, counters)) => fetched,
+        () = closed => Err(Stop::Gone),
+    }
+}
+
+/// A small text beside the image, `None` if the server has none.
+pub(super) async fn fetch_text(client: &Client, url: &Url, limit: usize, retry: Retry) -> Result<Option<String>, ImageError> {
+    let mut failed = 0;
+    loop {
+        let last = match try_text(client, url, limit, retry.stall).await {
+            Ok(text) => return Ok(text),
+            Err(Broken::Final(err)) => return Err(err),
+            Err(Broken::Retry(reason)) => reason,
+        };
+        failed += 1;
+        if failed >= retry.tries {
+            return Err(last.into_error(url, 0, None, failed));
+        }
+        pause(&retry, failed, url, 0, &last).await;
+    }
+}
+
+async fn try_text(client: &Client, url: &Url, limit: usize, stall: Duration) -> Result<Option<String>, Broken> {
+    let request = client.get(url.clone()).header(ACCEPT_ENCODING, "identity");
+    let mut response = within(stall, request.send()).await?;
+    // object stores that may not be listed answer 403 for what is not there
+    if matches!(response.status().as_u16(), 403 | 404 | 410) {
+        return Ok(None);
+    }
+    check_status(&response, url, 0)?;
+    let mut text = Vec::new();
+    while let Some(chunk) = within(stall, response.chunk()).await? {
+        text.extend_from_slice(&chunk);
+        if text.len() > limit {
+            return Ok(None);
+        }
+    }
+    Ok(Some(String::from_utf8_lossy(&text).into_owned()))
+}
+
+struct Fetch<'a> {
+    client: &'a Client,
+    url: &'a Url,
+    retry: Retry,
+    counters: &'a Counters,
+    /// Bytes we have.
+    offset: u64,
+    total: Option<u64>,
+    identity: Identity,
+}
+
+impl Fetch<'_> {
+    async fn run(&mut self, mut chunks: Chunker<'_>) -> Result<(), Stop> {
+        let mut failed = 0;
+        let mut counted_from = self.offset;
+        loop {
+            let last = match self.attempt(&mut chunks).await {
+                Ok(()) => return Ok(chunks.end().await?),
+                Err(AttemptEnd::Stop(stop)) => return Err(stop),
+                Err(AttemptEnd::Broken(Broken::Final(err))) => return Err(err.into()),
+                Err(AttemptEnd::Broken(Broken::Retry(reason))) => reason,
+            };
+            if self.offset - counted_from >= WORTHWHILE_BYTES {
+                counted_from = self.offset;
+                failed = 0;
+            }
+            failed += 1;
+            if failed >= self.retry.tries {
+                return Err(last.into_error(self.url, self.offset, self.total, failed).into());
+            }
+            Counters::add(&self.counters.retries, 1);
+            pause(&self.retry, failed, self.url, self.offset, &last).await;
+        }
+    }
+
+    /// One connection. `Ok` when the image is complete.
+    async fn attempt(&mut self, chunks: &mut Chunker<'_>) -> Result<(), AttemptEnd> {
+        let mut response = within(self.retry.stall, self.request().send()).await?;
+        let mut skip = self.accept(&response)?;
+        while let Some(chunk) = within(self.retry.stall, response.chunk()).await? {
+            let skipped = skip.min(chunk.len() as u64);
+            skip -= skipped;
+            let fresh = chunk.get(usize::try_from(skipped).unwrap_or(usize::MAX)..).unwrap_or_default();
+            self.offset += fresh.len() as u64;
+            chunks.push(fresh).await.map_err(|gone| AttemptEnd::Stop(gone.into()))?;
+        }
+        match self.total {
+            Some(total) if self.offset < total => Err(Broken::Retry(Reason::EndedEarly).into()),
+            Some(total) if self.offset > total => {
+                let found = format!("{} bytes of {total}", self.offset);
+                Err(Broken::Final(ImageError::WrongRange { url: shown(self.url), offset: self.offset, found }).into())
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn request(&self) -> reqwest::RequestBuilder {
+        // the bytes as they lie on the server: the digest is over those
+        let request = self.client.get(self.url.clone()).header(ACCEPT_ENCODING, "identity");
+        if self.offset == 0 {
+            return request;
+        }
+        let request = request.header(RANGE, format!("bytes={}-", self.offset));
+        match self.identity.condition() {
+            Some(value) => request.header(IF_RANGE, value),
+            None => request,
+        }
+    }
+
+    /// Looks at the head of an answer. Returns how many bytes of the body we have already.
+    fn accept(&mut self, response: &Response) -> Result<u64, Broken> {
+        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE && self.offset > 0 {
+            return Err(self.range_refused(response.headers()));
+        }
+        check_status(response, self.url, self.offset)?;
+        let identity = Identity::of(response.headers());
+        let (start, total) = match response.status() {
+            StatusCode::PARTIAL_CONTENT => self.content_range(response.headers())?,
+            _ => (0, response.content_length()),
+        };
+        if self.offset == 0 {
+            self.identity = identity;
+            self.total = total;
+            self.counters.set_total(total);
+            return Ok(0);
+        }
+        if let Some((what, expected, found)) = self.identity.difference(&identity) {
+            return Err(self.changed(what, expected, found));
+        }
+        if let (Some(before), Some(now)) = (self.total, total)
+            && before != now
+        {
+            return Err(self.changed("length", before.to_string(), now.to_string()));
+        }
+        // the whole again, from a server without ranges: what we have is read over
+        Ok(self.offset - start)
+    }
+
+    /// Start and total of a partial answer, which must begin where we asked it to, or at 0.
+    fn content_range(&self, headers: &HeaderMap) -> Result<(u64, Option<u64>), Broken> {
+        let text = header_text(headers, &CONTENT_RANGE).unwrap_or_else(|| "no Content-Range".to_owned());
+        match parse_content_range(&text) {
+            Some(range) if range.start == Some(self.offset) => Ok((self.offset, range.total)),
+            _ => {
+                Err(Broken::Final(ImageError::WrongRange { url: shown(self.url), offset: self.offset, found: text }))
+            }
+        }
+    }
+
+    /// The server has nothing behind what we have, although more was promised.
+    fn range_refused(&self, headers: &HeaderMap) -> Broken {
+        let now = header_text(headers, &CONTENT_RANGE).and_then(|text| parse_content_range(&text)?.total);
+        let found = now.unwrap_or(self.offset);
+        match self.total {
+            Some(expected) if found < expected => {
+                Broken::Final(ImageError::Short { image: shown(self.url), expected, found })
+            }
+            _ => self.changed("length", describe(self.total), describe(now)),
+        }
+    }
+
+    fn changed(&self, what: &'static str, expected: String, found: String) -> Broken {
+        Broken::Final(ImageError::Changed { url: shown(self.url), offset: self.offset, what, expected, found })
+    }
+}
+
+/// What tells one version of a file from the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Identity {
+    etag: Option<String>,
+    modified: Option<String>,
+}
+
+impl Identity {
+    fn of(headers: &HeaderMap) -> Self {
+        Self { etag: header_text(headers, &ETAG), modified: header_text(headers, &LAST_MODIFIED) }
+    }
+
+    /// For If-Range, which takes a strong ETag or a date (RFC 9110, 13.1.5).
+    fn condition(&self) -> Option<HeaderValue> {
+        let strong = self.etag.as_ref().filter(|etag| !etag.starts_with("W/"));
+        HeaderValue::from_str(strong.or(self.modified.as_ref())?).ok()
+    }
+
+    /// What differs, as it was and as it is. A server that stops sending a header proves nothing.
+    fn difference(&self, now: &Self) -> Option<(&'static str, String, String)> {
+        let differ = |what, a: &Option<String>, b: &Option<String>| match (a, b) {
+            (Some(a), Some(b)) if a != b => Some((what, a.clone(), b.clone())),
+            _ => None,
+        };
+        differ("ETag", &self.etag, &now.etag).or_else(|| differ("Last-Modified", &self.modified, &now.modified))
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct ContentRange {
+    start: Option<u64>,
+    total: Option<u64>,
+}
+
+/// `bytes 5-9/10`, `bytes 5-9/*` or `bytes */10`.
+fn parse_content_range(text: &str) -> Option<ContentRange> {
+    let (range, total) = text.trim().strip_prefix("bytes")?.trim_start().split_once('/')?;
+    let start = match range {
+        "*" => None,
+        range => Some(range.split_once('-')?.0.parse().ok()?),
+    };
+    let total = match total {
+        "*" => None,
+        total => Some(total.parse().ok()?),
+    };
+    Some(ContentRange { start, total })
+}
+
+/// Why one connection was not enough.
+enum Broken {
+    Final(ImageError),
+    Retry(Reason),
+}
+
+enum AttemptEnd {
+    Stop(Stop),
+    Broken(Broken),
+}
+
+impl From<Broken> for AttemptEnd {
+    fn from(broken: Broken) -> Self {
+        Self::Broken(broken)
+    }
+}
+
+enum Reason {
+    /// The body stopped before its promised length.
+    EndedEarly,
+    Status(StatusCode),
+    Stalled(Duration),
+    Connection(String),
+}
+
+impl Reason {
+    /// After the last try.
+    fn into_error(self, url: &Url, offset: u64, total: Option<u64>, tries: u32) -> ImageError {
+        match (&self, total) {
+            (Self::EndedEarly, Some(expected)) => ImageError::Short { image: shown(url), expected, found: offset },
+            (Self::Status(status), _) => {
+                ImageError::Status { url: shown(url), offset, status: status.as_u16(), expected: expected_status(offset) }
+            }
+            _ => ImageError::Unreachable { url: shown(url), offset, tries, last: self.to_string() },
+        }
+    }
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::EndedEarly => f.write_str("connection ended before the promised length"),
+            Self::Status(status) => write!(f, "server answered {}", status.as_u16()),
+            Self::Stalled(time) => write!(f, "nothing received for {} s", time.as_secs_f32()),
+            Self::Connection(text) => f.write_str(text),
+        }
+    }
+}
+
+/// An answer that will not get better is final; one of an overloaded or restarting server is worth another try.
+fn check_status(response: &Response, url: &Url, offset: u64) -> Result<(), Broken> {
+    let status = response.status();
+    match status.as_u16() {
+        200 => Ok(()),
+        206 if offset > 0 => Ok(()),
+        408 | 425 | 429 | 500 | 502 | 503 | 504 => Err(Broken::Retry(Reason::Status(status))),
+        other => Err(Broken::Final(ImageError::Status {
+            url: shown(url),
+            offset,
+            status: other,
+            expected: expected_status(offset),
+        })),
+    }
+}
+
+fn expected_status(offset: u64) -> &'static str {
+    if offset == 0 { "200" } else { "206 or 200" }
+}
+
+/// The answer to one wait for the network.
+async fn within<T>(stall: Duration, work: impl Future<Output = reqwest::Result<T>>) -> Result<T, AttemptError> {
+    match tokio::time::timeout(stall, work).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(err)) => Err(AttemptError(connection_reason(&err))),
+        Err(_) => Err(AttemptError(Reason::Stalled(stall))),
+    }
+}
+
+struct AttemptError(Reason);
+
+impl From<AttemptError> for Broken {
+    fn from(AttemptError(reason): AttemptError) -> Self {
+        Self::Retry(reason)
+    }
+}
+
+impl From<AttemptError> for AttemptEnd {
+    fn from(err: AttemptError) -> Self {
+        Self::Broken(err.into())
+    }
+}
+
+fn connection_reason(err: &reqwest::Error) -> Reason {
+    let mut cause: Option<&(dyn Error + 'static)> = err.source();
+    while let Some(inner) = cause {
+        if inner.downcast_ref::<io::Error>().is_some_and(|err| err.kind() == io::ErrorKind::UnexpectedEof) && err.is_body_or_decode()
+        {
+            return Reason::EndedEarly;
+        }
+        cause = inner.source();
+    }
+    // reqwest's own text repeats the URL with its query
+    Reason::Connection(err.source().map(chain).unwrap_or_else(|| "request failed".to_owned()))
+}
+
+trait BodyError {
+    fn is_body_or_decode(&self) -> bool;
+}
+
+impl BodyError for reqwest::Error {
+    fn is_body_or_decode(&self) -> bool {
+        self.is_body() || self.is_decode()
+    }
+}
+
+async fn pause(retry: &Retry, failed: u32, url: &Url, offset: u64, reason: &Reason) {
+    let time = retry.pause(failed, getrandom::u32().unwrap_or(250));
+    tracing::warn!(
+        url = shown(url),
+        offset,
+        try_of = format!("{failed}/{}", retry.tries),
+        again_in = format!("{:.1} s", time.as_secs_f32()),
+        %reason,
+        "image connection broke"
+    );
+    tokio::time::sleep(time).await;
+}
+
+fn header_text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    Some(headers.get(name)?.to_str().ok()?.to_owned())
+}
+
+fn describe(length: Option<u64>) -> String {
+    length.map_or_else(|| "not told".to_owned(), |length| length.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges_are_understood() {
+        let range = |start, total| Some(ContentRange { start, total });
+        assert_eq!(parse_content_range("bytes 5-9/10"), range(Some(5), Some(10)));
+        assert_eq!(parse_content_range("bytes 5-9/*"), range(Some(5), None));
+        assert_eq!(parse_content_range("bytes */10"), range(None, Some(10)));
+        for text in ["", "bytes", "bytes 5/10", "items 5-9/10", "bytes x-9/10", "bytes 5-9/99999999999999999999"] {
+            assert_eq!(parse_content_range(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_weak_etag_gives_way_to_the_date() {
+        let mut identity = Identity { etag: Some("W/\"1\"".into()), modified: Some("Sun, 22 Nov 2026".into()) };
+        assert_eq!(identity.condition().unwrap(), "Sun, 22 Nov 2026");
+        identity.etag = Some("\"1\"".into());
+        assert_eq!(identity.condition().unwrap(), "\"1\"");
+        assert_eq!(Identity::default().condition(), None);
+    }
+
+    #[test]
+    fn a_change_is_seen_only_where_both_tell() {
+        let one = Identity { etag: Some("1".into()), modified: None };
+        let two = Identity { etag: Some("2".into()), modified: None };
+        assert_eq!(one.difference(&two), Some(("ETag", "1".into(), "2".into())));
+        assert_eq!(one.difference(&Identity::default()), None);
+    }
+}
