@@ -48,12 +48,20 @@ fn every_way_to_store_a_sparse_file_is_read() {
         let case = case();
         // more pieces than one header holds
         let many = case.tree.join("sub/many");
-        run("sh", &["-c", "for n in $(seq 0 60); do printf $n | dd of=$0 bs=1 seek=${n}00000 conv=notrunc status=none; done", text(&many)]);
+        run(
+            "sh",
+            &[
+                "-c",
+                "for n in $(seq 0 60); do printf $n | dd of=$0 bs=1 seek=${n}00000 conv=notrunc status=none; done",
+                text(&many),
+            ],
+        );
         tar(&case.tree, &case.archive, options);
         unpack_file(&case.archive, &case.target).unwrap();
         run("tar", &["-C", text(&case.target), "--compare", "-f", text(&case.archive)]);
         for name in ["many", "sparse", "hole-at-end", "only-hole"] {
-            let [made, found] = [&case.tree, &case.target].map(|root| std::fs::read(root.join("sub").join(name)).unwrap());
+            let [made, found] =
+                [&case.tree, &case.target].map(|root| std::fs::read(root.join("sub").join(name)).unwrap());
             assert!(made == found, "{name} with {options:?}");
         }
         let blocks = |root: &Path| std::os::unix::fs::MetadataExt::blocks(&root.join("sub/sparse").metadata().unwrap());
@@ -67,7 +75,8 @@ fn old_formats_give_what_gnu_tar_gives() {
         let case = case();
         if matches!(format, "ustar" | "v7") {
             // what these can't hold
-            let remove = r#"cd "$0"; rm -rf sub/nnn* sub/long-link; chown 7:8 etc/nothing; touch -d 2000-01-01 etc/motd"#;
+            let remove =
+                r#"cd "$0"; rm -rf sub/nnn* sub/long-link; chown 7:8 etc/nothing; touch -d 2000-01-01 etc/motd"#;
             run("sh", &["-c", remove, text(&case.tree)]);
         }
         if format == "v7" {

@@ -51,7 +51,8 @@ fn attack(lines: &str) -> (tempfile::TempDir, Result<(), ImageError>) {
 fn names_that_climb_are_refused() {
     for name in ["../outside/new", "a/../../outside/new", "/../outside/new", ".."] {
         let (_temp, result) = attack(&format!("add('{name}', b'x')"));
-        let refused = matches!(&result, Err(ImageError::Refused { entry, .. }) if entry.as_str() == name.trim_end_matches('/'));
+        let refused =
+            matches!(&result, Err(ImageError::Refused { entry, .. }) if entry.as_str() == name.trim_end_matches('/'));
         assert!(refused, "{name}: {result:?}");
     }
 }
@@ -109,9 +110,8 @@ fn hard_links_to_the_outside_are_refused() {
 
 #[test]
 fn a_link_to_a_link_gives_no_way_out() {
-    let (_temp, result) = attack(
-        "add('l', type=link, linkname='OUTSIDE/victim')\nadd('f', type=hard, linkname='l')\nadd('f', b'mine')",
-    );
+    let (_temp, result) =
+        attack("add('l', type=link, linkname='OUTSIDE/victim')\nadd('f', type=hard, linkname='l')\nadd('f', b'mine')");
     result.unwrap();
 }
 
