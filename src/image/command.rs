@@ -105,7 +105,8 @@ fn print(report: &Report, format: Format) -> Result<ExitCode> {
 fn summary(report: &Report) -> String {
     let percent = |share: f64| format!("{:.0} %", share * 100.0);
     let files = if report.files > 0 { format!(", {} files", report.files) } else { String::new() };
-    let digest = report.digest.as_ref().map_or("no digest".to_owned(), |digest| format!("{} holds", digest.algorithm()));
+    let digest =
+        report.digest.as_ref().map_or("no digest".to_owned(), |digest| format!("{} holds", digest.algorithm()));
     format!(
         "{} ({}) → {}{files} in {:.1} s; {digest}; busy: fetch {}, digest {}, decompress {}, write {}",
         Bytes(report.bytes_in),

@@ -171,10 +171,7 @@ mod tests {
         let parse = |text: &str| text.parse::<Digest>().unwrap_err();
         assert_eq!(parse("abc"), DigestError::NoAlgorithm("abc".into()));
         assert_eq!(parse("crc:00"), DigestError::UnknownAlgorithm("crc".into()));
-        assert_eq!(
-            parse("md5:00"),
-            DigestError::WrongLength { algorithm: Algorithm::Md5, expected: 32, found: 2 }
-        );
+        assert_eq!(parse("md5:00"), DigestError::WrongLength { algorithm: Algorithm::Md5, expected: 32, found: 2 });
         assert_eq!(parse(&format!("md5:{}", "zz".repeat(16))), DigestError::NotHex("zz".repeat(16)));
     }
 }

@@ -227,7 +227,9 @@ impl<S> Ends<S> {
             });
         }
         match (decompress, write, self.fetch, digest) {
-            (Err(Stop::Failed(err)), ..) | (_, Err(Stop::Failed(err)), ..) | (_, _, Err(Stop::Failed(err)), _) => Err(err),
+            (Err(Stop::Failed(err)), ..) | (_, Err(Stop::Failed(err)), ..) | (_, _, Err(Stop::Failed(err)), _) => {
+                Err(err)
+            }
             (Ok(compression), Ok(written), Ok(()), Ok(_)) => Ok((written, compression)),
             _ => Err(ImageError::StageDied { stage: "image" }),
         }

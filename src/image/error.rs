@@ -88,7 +88,10 @@ impl ImageError {
     /// The content is at fault and not the target, so the rest is still worth hashing to tell damage on the way
     /// from a bad image.
     pub(super) fn is_damage(&self) -> bool {
-        matches!(self, Self::NotAnArchive { .. } | Self::Decompress { .. } | Self::Archive { .. } | Self::Refused { .. })
+        matches!(
+            self,
+            Self::NotAnArchive { .. } | Self::Decompress { .. } | Self::Archive { .. } | Self::Refused { .. }
+        )
     }
 }
 

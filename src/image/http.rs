@@ -38,7 +38,12 @@ pub(super) async fn fetch_url(
 }
 
 /// A small text beside the image, `None` if the server has none.
-pub(super) async fn fetch_text(client: &Client, url: &Url, limit: usize, retry: Retry) -> Result<Option<String>, ImageError> {
+pub(super) async fn fetch_text(
+    client: &Client,
+    url: &Url,
+    limit: usize,
+    retry: Retry,
+) -> Result<Option<String>, ImageError> {
     let mut failed = 0;
     loop {
         let last = match try_text(client, url, limit, retry.stall).await {
@@ -175,9 +180,7 @@ impl Fetch<'_> {
         let text = header_text(headers, &CONTENT_RANGE).unwrap_or_else(|| "no Content-Range".to_owned());
         match parse_content_range(&text) {
             Some(range) if range.start == Some(self.offset) => Ok((self.offset, range.total)),
-            _ => {
-                Err(Broken::Final(ImageError::WrongRange { url: shown(self.url), offset: self.offset, found: text }))
-            }
+            _ => Err(Broken::Final(ImageError::WrongRange { url: shown(self.url), offset: self.offset, found: text })),
         }
     }
 
@@ -276,9 +279,12 @@ impl Reason {
     fn into_error(self, url: &Url, offset: u64, total: Option<u64>, tries: u32) -> ImageError {
         match (&self, total) {
             (Self::EndedEarly, Some(expected)) => ImageError::Short { image: shown(url), expected, found: offset },
-            (Self::Status(status), _) => {
-                ImageError::Status { url: shown(url), offset, status: status.as_u16(), expected: expected_status(offset) }
-            }
+            (Self::Status(status), _) => ImageError::Status {
+                url: shown(url),
+                offset,
+                status: status.as_u16(),
+                expected: expected_status(offset),
+            },
             _ => ImageError::Unreachable { url: shown(url), offset, tries, last: self.to_string() },
         }
     }
@@ -341,7 +347,8 @@ impl From<AttemptError> for AttemptEnd {
 fn connection_reason(err: &reqwest::Error) -> Reason {
     let mut cause: Option<&(dyn Error + 'static)> = err.source();
     while let Some(inner) = cause {
-        if inner.downcast_ref::<io::Error>().is_some_and(|err| err.kind() == io::ErrorKind::UnexpectedEof) && err.is_body_or_decode()
+        if inner.downcast_ref::<io::Error>().is_some_and(|err| err.kind() == io::ErrorKind::UnexpectedEof)
+            && err.is_body_or_decode()
         {
             return Reason::EndedEarly;
         }

@@ -125,8 +125,8 @@ mod tests {
     fn frames_and_skippable_frames_are_one_stream() {
         let skippable = [0x51, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3];
         let (one, two) = (content(), b"two".to_vec());
-        let input =
-            [&skippable[..], &frame(&one, BlockMode::Linked), &skippable, &frame(&two, BlockMode::Independent)].concat();
+        let input = [&skippable[..], &frame(&one, BlockMode::Linked), &skippable, &frame(&two, BlockMode::Independent)]
+            .concat();
         assert!(read(&input).unwrap() == [one, two].concat());
     }
 
@@ -134,7 +134,8 @@ mod tests {
     fn every_cut_but_those_between_frames_is_an_error() {
         let one = frame(&content(), BlockMode::Independent);
         let input = [&one[..], &frame(b"two", BlockMode::Independent)].concat();
-        for cut in (1..input.len()).filter(|cut| *cut != one.len()).step_by(97).chain([one.len() + 1, input.len() - 1]) {
+        for cut in (1..input.len()).filter(|cut| *cut != one.len()).step_by(97).chain([one.len() + 1, input.len() - 1])
+        {
             assert_eq!(read(&input[..cut]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof, "cut at {cut}");
         }
         // what lz4_flex alone would take for an end: right between two blocks

@@ -205,10 +205,10 @@ mod tests {
         let text = text.map(|(key, value)| record(&format!("GNU.sparse.{key}"), value)).concat();
         let old = records(&text).unwrap();
         assert_eq!(old.sparse.segments, Some(vec![Segment { offset: 0, bytes: 5 }]));
-        assert_eq!(parse_map(b"0,5,10,2"), Some(vec![
-            Segment { offset: 0, bytes: 5 },
-            Segment { offset: 10, bytes: 2 }
-        ]));
+        assert_eq!(
+            parse_map(b"0,5,10,2"),
+            Some(vec![Segment { offset: 0, bytes: 5 }, Segment { offset: 10, bytes: 2 }])
+        );
         assert_eq!(parse_map(b"0,5,10"), None);
     }
 

@@ -103,13 +103,8 @@ impl<R: BufRead> Reader<R> {
         self.skip(self.padding, "a file's padding")?;
         self.padding = 0;
         let start = self.offset;
-        let mut extensions = Extensions {
-            records: self.globals.clone(),
-            is_pax: false,
-            long_path: None,
-            long_link: None,
-            bytes: 0,
-        };
+        let mut extensions =
+            Extensions { records: self.globals.clone(), is_pax: false, long_path: None, long_link: None, bytes: 0 };
         loop {
             self.header_offset = self.offset;
             let Some(block) = self.read_header_block()? else {
@@ -210,8 +205,12 @@ impl<R: BufRead> Reader<R> {
             b'0' | 0 | b'7' | b'S' => Kind::File,
             b'1' => Kind::HardLink(link()),
             b'2' => Kind::SymLink(link()),
-            b'3' => device().map(|(major, minor)| Kind::CharDevice { major, minor }).map_err(|bad| self.bad_field(bad))?,
-            b'4' => device().map(|(major, minor)| Kind::BlockDevice { major, minor }).map_err(|bad| self.bad_field(bad))?,
+            b'3' => {
+                device().map(|(major, minor)| Kind::CharDevice { major, minor }).map_err(|bad| self.bad_field(bad))?
+            }
+            b'4' => {
+                device().map(|(major, minor)| Kind::BlockDevice { major, minor }).map_err(|bad| self.bad_field(bad))?
+            }
             b'5' | b'D' => Kind::Directory,
             b'6' => Kind::Fifo,
             other => return Err(self.fault(TarFault::Type(char::from(other)))),

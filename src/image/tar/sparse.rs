@@ -38,7 +38,8 @@ impl MapParser {
         for byte in block {
             match byte {
                 b'0'..=b'9' => {
-                    let grown = self.number.unwrap_or(0).checked_mul(10).and_then(|n| n.checked_add((byte - b'0').into()));
+                    let grown =
+                        self.number.unwrap_or(0).checked_mul(10).and_then(|n| n.checked_add((byte - b'0').into()));
                     self.number = Some(grown.ok_or(TarFault::SparseMap("a number is too large"))?);
                 }
                 b'\n' => {

@@ -48,7 +48,13 @@ impl Metadata {
     }
 
     /// Of an open file or directory. The time of a directory comes later, when nothing is put into it any more.
-    pub(super) fn apply_open(&mut self, file: OwnedFd, device: u64, entry: &Entry, with_time: bool) -> Result<(), Failed> {
+    pub(super) fn apply_open(
+        &mut self,
+        file: OwnedFd,
+        device: u64,
+        entry: &Entry,
+        with_time: bool,
+    ) -> Result<(), Failed> {
         if !self.user_mode {
             let owner = fchown(&file, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)));
             self.judge("setting owner of", owner, &file, device)?;
@@ -104,7 +110,13 @@ impl Metadata {
     }
 
     /// A file system that knows no owners is no reason to fail; any other is.
-    fn judge(&mut self, action: &'static str, done: Result<(), Errno>, on: impl AsFd, device: u64) -> Result<(), Failed> {
+    fn judge(
+        &mut self,
+        action: &'static str,
+        done: Result<(), Errno>,
+        on: impl AsFd,
+        device: u64,
+    ) -> Result<(), Failed> {
         match done {
             Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS) if is_foreign(&on) => {
                 self.warn_once(device, "owners, modes and times");

@@ -45,7 +45,8 @@ pub(super) fn unpack(
     user_mode: bool,
     counters: &Arc<Counters>,
 ) -> Result<Unpacked, Stop> {
-    let tree = Tree::open(target).map_err(|err| ImageError::OpenTarget { path: target.to_owned(), source: err.into() })?;
+    let tree =
+        Tree::open(target).map_err(|err| ImageError::OpenTarget { path: target.to_owned(), source: err.into() })?;
     let mut writer = Writer {
         metadata: Metadata::new(user_mode, tree.root_device(), Arc::clone(counters)),
         tree,
@@ -172,7 +173,9 @@ impl Writer {
             Kind::SymLink(leads) => self.write_symlink(&dir, name, leads, entry),
             Kind::HardLink(old) => self.write_hard_link(&dir, name, old),
             Kind::CharDevice { major, minor } => self.write_device(&dir, name, SFlag::S_IFCHR, (*major, *minor), entry),
-            Kind::BlockDevice { major, minor } => self.write_device(&dir, name, SFlag::S_IFBLK, (*major, *minor), entry),
+            Kind::BlockDevice { major, minor } => {
+                self.write_device(&dir, name, SFlag::S_IFBLK, (*major, *minor), entry)
+            }
             Kind::Fifo => self.write_node(&dir, name, SFlag::S_IFIFO, 0, entry),
         }
     }
@@ -281,7 +284,8 @@ impl Writer {
         let Some((old_name, old_parents)) = old_names.split_last() else {
             return Err(Fault::Refused("hard link to the target directory"));
         };
-        let old_dir = self.tree.directory(old_parents).map_err(failed("opening the directory of what it links to, for"))?;
+        let old_dir =
+            self.tree.directory(old_parents).map_err(failed("opening the directory of what it links to, for"))?;
         let old_name = OsStr::from_bytes(old_name);
         // an entry may come twice: its own file must not be removed to make room for it
         if let (Some(old), Some(new)) = (look(&old_dir, old_name), look(dir, name))

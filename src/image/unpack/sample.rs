@@ -241,8 +241,10 @@ mod tests {
         let size = 3 * WINDOW_BYTES;
         let content: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
         let (root, tree) = tree_with("a", &content);
-        let pieces: Vec<(u64, &[u8])> =
-            content.chunks(100_000).scan(0, |at, piece| Some((std::mem::replace(at, *at + piece.len() as u64), piece))).collect();
+        let pieces: Vec<(u64, &[u8])> = content
+            .chunks(100_000)
+            .scan(0, |at, piece| Some((std::mem::replace(at, *at + piece.len() as u64), piece)))
+            .collect();
         let sample = sample_of(root.path(), "a", size, &pieces);
         assert_eq!(sample.kept[0].bytes, WINDOW_BYTES);
         assert_eq!(sample.verify(&tree).unwrap(), 1);

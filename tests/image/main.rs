@@ -1,0 +1,9 @@
+//! The image engine against real archives, real tools and a server that misbehaves. Runs as root on Linux.
+
+mod archives;
+mod digests;
+mod hostile;
+mod http;
+mod raw;
+mod support;
+mod trees;
