@@ -154,7 +154,7 @@ struct Asking {
 
 struct Heard {
     link: EthernetLink,
-    reply: Reply,
+    reply: Box<Reply>,
 }
 
 enum Event {
@@ -198,7 +198,7 @@ async fn read_replies(link: EthernetLink, socket: Arc<PacketSocket>, transaction
                 for fault in &reply.faults {
                     debug!(link = %link.name, server = %datagram.source, fault, "part of a DHCP answer ignored");
                 }
-                if replies.send(Heard { link: link.clone(), reply }).await.is_err() {
+                if replies.send(Heard { link: link.clone(), reply: Box::new(reply) }).await.is_err() {
                     return;
                 }
             }
@@ -339,7 +339,7 @@ impl<'a> Search<'a> {
     }
 
     /// The ACK or NAK of `server` on `link`.
-    async fn decision(&mut self, link: &EthernetLink, server: Ipv4Addr, until: Instant) -> Option<Reply> {
+    async fn decision(&mut self, link: &EthernetLink, server: Ipv4Addr, until: Instant) -> Option<Box<Reply>> {
         let search = async {
             loop {
                 let Some(heard) = self.replies.recv().await else { continue };

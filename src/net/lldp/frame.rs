@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn the_frame_is_that_of_the_contract_byte_for_byte() {
         let frame = render_frame(MAC, "eth0", 10, "uuid", "text");
-        let mut expected = Vec::new();
+        let mut expected: Vec<u8> = Vec::new();
         expected.extend(b"\x01\x80\xc2\x00\x00\x0e\x02\x00\x00\x00\x00\x01\x88\xcc");
         expected.extend(b"\x02\x07\x04\x02\x00\x00\x00\x00\x01");
         expected.extend(b"\x04\x05\x05eth0");
