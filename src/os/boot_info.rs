@@ -36,9 +36,11 @@ impl BootInfo {
     }
 
     pub fn parse(text: &str) -> Result<Self> {
-        let info: Self = serde_saphyr::from_str(text).context("not YAML with the keys initrd, cmdline, kernel, bootloader_id")?;
+        let info: Self =
+            serde_saphyr::from_str(text).context("not YAML with the keys initrd, cmdline, kernel, bootloader_id")?;
         let needed = [("kernel", &info.kernel), ("cmdline", &info.cmdline)];
-        let missing: Vec<&str> = needed.iter().filter(|(_, value)| value.trim().is_empty()).map(|(key, _)| *key).collect();
+        let missing: Vec<&str> =
+            needed.iter().filter(|(_, value)| value.trim().is_empty()).map(|(key, _)| *key).collect();
         if !missing.is_empty() {
             bail!("no {}", missing.join(", no "));
         }
@@ -99,6 +101,9 @@ mod tests {
         assert_eq!(BootInfo::read(&tree).unwrap_err().to_string(), "the installer left no /etc/metal/boot-info.yaml");
         tree.write(PATH, "kernel: /boot/vmlinuz-1\ncmdline: quiet\n", 0o644).unwrap();
         let error = BootInfo::read(&tree).unwrap_err();
-        assert_eq!(format!("{error:#}"), "checking /etc/metal/boot-info.yaml: kernel /boot/vmlinuz-1 is not in the image");
+        assert_eq!(
+            format!("{error:#}"),
+            "checking /etc/metal/boot-info.yaml: kernel /boot/vmlinuz-1 is not in the image"
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! Running programs of the installed system, inside it.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -22,6 +22,9 @@ const TAIL_LINES: usize = 12;
 const LINE_BYTES: u64 = 4096;
 /// How often the program is looked at while it prints nothing.
 const POLL: Duration = Duration::from_millis(50);
+/// A program that was just written is busy for as long as a child of another thread, between fork and exec, still holds
+/// the descriptor it was written through.
+const BUSY_ATTEMPTS: u32 = 20;
 /// How long output is awaited after the program's end, when something it started still holds the pipe.
 const DRAIN: Duration = Duration::from_millis(500);
 
@@ -79,6 +82,12 @@ impl Chroot<'_> {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         sys::chroot::set_root(&mut command, self.root)?;
+        for _ in 1..BUSY_ATTEMPTS {
+            match command.spawn() {
+                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => thread::sleep(POLL),
+                spawned => return Ok(spawned?),
+            }
+        }
         Ok(command.spawn()?)
     }
 

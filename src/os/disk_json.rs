@@ -30,7 +30,11 @@ pub fn render(filesystems: &[MadeFilesystem]) -> String {
     let partitions = filesystems
         .iter()
         .filter(|made| ["root", "efi", "varlib"].contains(&made.label.as_str()))
-        .map(|made| Partition { label: &made.label, filesystem: &made.format, properties: Properties { uuid: &made.uuid } })
+        .map(|made| Partition {
+            label: &made.label,
+            filesystem: &made.format,
+            properties: Properties { uuid: &made.uuid },
+        })
         .collect();
     serde_json::to_string_pretty(&DiskJson { device: "legacy", partitions }).expect("strings always make valid JSON")
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use tracing::info;
 
 use super::installer::Installer;
@@ -47,7 +47,8 @@ pub struct Unfit {
     pub missing: Vec<String>,
 }
 
-/// Looks at the unpacked image and decides how to install it; the error is [`Unfit`], unless reading failed.
+/// Looks at the unpacked image and decides how to install it; the error is [`Unfit`], unless
+/// reading failed or the layout does not fit the firmware.
 ///
 /// Changes nothing. [`super::configure`] does it, too, before it writes anything.
 pub fn check_image(root: &Path, input: &Input) -> Result<Way> {
@@ -58,6 +59,9 @@ pub(super) fn plan_way(tree: &Tree, input: &Input) -> Result<Way> {
     if let Some(installer) = Installer::find(tree) {
         info!(installer = installer.path(), "image brings its own installer");
         return Ok(Way::Installer(installer));
+    }
+    if input.firmware == Firmware::Uefi && !input.esp_mounted {
+        bail!("the layout mounts no EFI system partition at /boot/efi, which a machine booted by UEFI needs");
     }
     let facts = read_facts(tree, input)?;
     info!(os = facts.os_id, kernel = facts.kernel.version, "image has no installer: configuring it natively");
@@ -103,7 +107,10 @@ fn missing_kernel(kernel: Option<&Kernel>, missing: &mut Vec<String>) {
     match kernel {
         None => missing.push("kernel (/boot/vmlinuz-*)".to_owned()),
         Some(kernel) if !kernel.has_initrd => {
-            missing.push(format!("initrd for its kernel ({}), without which root=UUID= is not found", kernel.initrd_path()));
+            missing.push(format!(
+                "initrd for its kernel ({}), without which root=UUID= is not found",
+                kernel.initrd_path()
+            ));
         }
         Some(_) => {}
     }

@@ -28,7 +28,10 @@ pub fn render(input: &Input) -> String {
         ("root_uuid", Yaml::text(&input.root_uuid)),
         ("firewall_rules", allocation.firewall_rules.as_ref().map_or(Yaml::Null, firewall_rules)),
         ("dns_servers", single_key_list("ip", allocation.dns_servers.iter().map(|server| server.ip.as_str()))),
-        ("ntp_servers", single_key_list("address", allocation.ntp_servers.iter().map(|server| server.address.as_str()))),
+        (
+            "ntp_servers",
+            single_key_list("address", allocation.ntp_servers.iter().map(|server| server.address.as_str())),
+        ),
     ])
     .render()
 }
@@ -85,9 +88,12 @@ fn vpn(vpn: &Vpn) -> Yaml {
 }
 
 fn firewall_rules(rules: &FirewallRules) -> Yaml {
-    let egress = rules.egress.iter().map(|rule| firewall_rule(&rule.comment, None, &rule.ports, &rule.protocol, &rule.to));
-    let ingress =
-        rules.ingress.iter().map(|rule| firewall_rule(&rule.comment, Some(&rule.from), &rule.ports, &rule.protocol, &rule.to));
+    let egress =
+        rules.egress.iter().map(|rule| firewall_rule(&rule.comment, None, &rule.ports, &rule.protocol, &rule.to));
+    let ingress = rules
+        .ingress
+        .iter()
+        .map(|rule| firewall_rule(&rule.comment, Some(&rule.from), &rule.ports, &rule.protocol, &rule.to));
     Yaml::Map(vec![("egress", Yaml::List(egress.collect())), ("ingress", Yaml::List(ingress.collect()))])
 }
 

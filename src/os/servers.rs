@@ -128,7 +128,8 @@ mod tests {
     fn a_server_nobody_named_is_found_in_every_file() {
         let dir = tempfile::tempdir().unwrap();
         let tree = Tree::open(dir.path()).unwrap();
-        tree.write("/etc/resolv.conf", "# nameserver 192.0.2.9\nnameserver 10.1.0.53\nnameserver 192.0.2.1\n", 0o644).unwrap();
+        tree.write("/etc/resolv.conf", "# nameserver 192.0.2.9\nnameserver 10.1.0.53\nnameserver 192.0.2.1\n", 0o644)
+            .unwrap();
         tree.write("/etc/systemd/resolved.conf.d/dns.conf", "[Resolve]\nDNS=192.0.2.2 10.1.0.53\n", 0o644).unwrap();
         tree.write("/etc/systemd/timesyncd.conf", "[Time]\nNTP=192.0.2.3\nFallbackNTP=192.0.2.4\n", 0o644).unwrap();
         tree.write("/etc/chrony/chrony.conf", "pool 192.0.2.5 iburst\nserver 10.1.0.1 iburst\n", 0o644).unwrap();

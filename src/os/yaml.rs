@@ -23,15 +23,15 @@ impl Yaml {
     /// One document with a newline at its end.
     pub fn render(&self) -> String {
         let mut out = String::new();
-        self.append(&mut out, 0, 4);
+        self.append(&mut out, 0);
         if !out.ends_with('\n') {
             out.push('\n');
         }
         out
     }
 
-    /// Appends a value whose own lines, if it has any, are indented by `column`; lists in it by `step` more.
-    fn append(&self, out: &mut String, column: usize, step: usize) {
+    /// Appends a value whose own lines, if it has any, begin at `column`.
+    fn append(&self, out: &mut String, column: usize) {
         match self {
             Self::Null => out.push_str("null"),
             Self::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
@@ -42,7 +42,7 @@ impl Yaml {
                 for item in items {
                     indent(out, column);
                     out.push_str("- ");
-                    item.append(out, column + 2, 2);
+                    item.append(out, column + 2);
                     end_line(out);
                 }
             }
@@ -56,7 +56,7 @@ impl Yaml {
                     out.push_str(key);
                     out.push(':');
                     out.push_str(if value.is_block() { "\n" } else { " " });
-                    value.append(out, column + step, 2);
+                    value.append(out, next_stop(column));
                     end_line(out);
                 }
             }
@@ -71,6 +71,11 @@ impl Yaml {
             Self::Map(entries) => !entries.is_empty(),
         }
     }
+}
+
+/// Go's library indents to the next multiple of four: by 4, but in a list's item by 2.
+fn next_stop(column: usize) -> usize {
+    (column + 4) / 4 * 4
 }
 
 fn indent(out: &mut String, columns: usize) {
@@ -130,8 +135,22 @@ mod tests {
 
     #[test]
     fn what_could_be_read_as_something_else_is_quoted() {
-        for text in ["", "true", "No", "~", "12", "1.5", "02:00:00:00:00:01", "2026-08-20", "0x10", ".inf", "-", "a: b", "a:", "#a"]
-        {
+        for text in [
+            "",
+            "true",
+            "No",
+            "~",
+            "12",
+            "1.5",
+            "02:00:00:00:00:01",
+            "2026-08-20",
+            "0x10",
+            ".inf",
+            "-",
+            "a: b",
+            "a:",
+            "#a",
+        ] {
             assert!(scalar(text).starts_with('"'), "{text}");
         }
         for text in ["web-1", "10.0.4.7", "10.0.4.0/22", "/boot/vmlinuz", "ttyS0,115200n8", "ssh-ed25519 AAAA me@x"] {

@@ -32,7 +32,9 @@ fn install_uefi(cx: &Cx) -> Result<()> {
     // The entry is a comfort: the disk boots by the removable path without it.
     match cx.chroot.run("grub-install", &with(&[])) {
         Ok(()) => info!(id = cx.boot_info.bootloader_id, "firmware has a boot entry for the installed system"),
-        Err(error) => warn!(error = format!("{error:#}"), "no boot entry in the firmware; the disk boots by its default path"),
+        Err(error) => {
+            warn!(error = format!("{error:#}"), "no boot entry in the firmware; the disk boots by its default path")
+        }
     }
     Ok(())
 }

@@ -53,9 +53,10 @@ pub(super) fn read(cx: &Cx) -> Result<Account> {
 }
 
 fn find(passwd: &str, name: &str) -> Option<Account> {
-    let fields: Vec<&str> = passwd.lines().map(|line| line.split(':').collect()).find(|fields: &Vec<&str>| {
-        fields.first() == Some(&name)
-    })?;
+    let fields: Vec<&str> = passwd
+        .lines()
+        .map(|line| line.split(':').collect())
+        .find(|fields: &Vec<&str>| fields.first() == Some(&name))?;
     Some(Account {
         uid: fields.get(2)?.parse().ok()?,
         gid: fields.get(3)?.parse().ok()?,

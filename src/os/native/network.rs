@@ -41,7 +41,8 @@ fn addresses(network: &Network) -> Vec<IpNet> {
     let with_prefix = |text: &String| {
         let ip: Option<IpAddr> = text.parse().ok();
         let found = ip.and_then(|ip| {
-            let prefix = prefixes.iter().filter(|prefix| prefix.contains(&ip)).max_by_key(|prefix| prefix.prefix_len())?;
+            let prefix =
+                prefixes.iter().filter(|prefix| prefix.contains(&ip)).max_by_key(|prefix| prefix.prefix_len())?;
             IpNet::new(ip, prefix.prefix_len()).ok()
         });
         if found.is_none() {

@@ -33,7 +33,9 @@ fn run_ignition(cx: &Cx, content: &[u8]) -> Result<()> {
     cx.tree.write("/config.ign", content, 0o600)?;
     cx.tree.remove(USER_DATA)?;
     info!("running Ignition in the image");
-    cx.chroot.run("ignition", &["-oem", "file", "-stage", "files", "-log-to-stdout"]).context("applying the Ignition config")
+    cx.chroot
+        .run("ignition", &["-oem", "file", "-stage", "files", "-log-to-stdout"])
+        .context("applying the Ignition config")
 }
 
 fn best_effort(result: Result<()>) {
