@@ -1,0 +1,89 @@
+//! The scripts that iPXE runs.
+
+use super::mac::MacAddress;
+
+/// What a script needs to load the agent.
+pub struct AgentScript<'a> {
+    /// Host and port as the client addressed us.
+    pub host: &'a str,
+    pub mac: MacAddress,
+    pub kernel_id: &'a str,
+    pub initrd_id: &'a str,
+    /// Complete, on one line.
+    pub cmdline: &'a str,
+}
+
+impl AgentScript<'_> {
+    /// In metal-stack's order. The console comes before the command line, so that a `console=` in there is the last
+    /// and wins; `initrd=` is for the kernel's EFI stub.
+    pub fn text(&self) -> String {
+        let Self { host, kernel_id, initrd_id, cmdline, .. } = self;
+        let mac = self.mac.to_string().replace(':', "%3A");
+        format!(
+            "#!ipxe\n\
+             isset ${{console}} || set console ttyS1\n\
+             kernel --name kernel http://{host}/_/file?name={kernel_id}&type=kernel&mac={mac}\n\
+             initrd --name initrd0 http://{host}/_/file?name={initrd_id}&type=initrd&mac={mac}\n\
+             imgfetch --name ready http://{host}/_/booting?mac={mac} ||\n\
+             imgfree ready ||\n\
+             boot kernel initrd=initrd0 console=${{console}},115200n8 {cmdline}\n"
+        )
+    }
+}
+
+/// Hands over to the machine's own disk.
+///
+/// A BIOS gets the first disk started. UEFI goes on to its next boot entry when iPXE ends with an error; after a plain
+/// `exit` it would show its menu.
+pub const LOCAL_DISK_SCRIPT: &str = "#!ipxe\n\
+    iseq ${platform} efi && goto firmware ||\n\
+    sanboot --no-describe --drive 0x80 ||\n\
+    exit\n\
+    :firmware\n\
+    exit 1\n";
+
+/// Words of a command line on one line, so that it cannot add commands to the script.
+pub fn join_cmdline(cmdline: &str, pixie_api_url: &str, debug: bool) -> String {
+    let mut words: Vec<&str> = cmdline.split_whitespace().collect();
+    let url = format!("PIXIE_API_URL={pixie_api_url}");
+    words.push(&url);
+    if debug {
+        words.push("DEBUG=1");
+    }
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_agents_script_is_metal_stacks() {
+        let script = AgentScript {
+            host: "10.1.0.5:4242",
+            mac: "02:00:00:00:00:01".parse().unwrap(),
+            kernel_id: "AAAA",
+            initrd_id: "BBBB",
+            cmdline: "console=ttyS0,115200n8 PIXIE_API_URL=http://10.1.0.5:4242/certs",
+        };
+        assert_eq!(
+            script.text(),
+            "#!ipxe
+isset ${console} || set console ttyS1
+kernel --name kernel http://10.1.0.5:4242/_/file?name=AAAA&type=kernel&mac=02%3A00%3A00%3A00%3A00%3A01
+initrd --name initrd0 http://10.1.0.5:4242/_/file?name=BBBB&type=initrd&mac=02%3A00%3A00%3A00%3A00%3A01
+imgfetch --name ready http://10.1.0.5:4242/_/booting?mac=02%3A00%3A00%3A00%3A00%3A01 ||
+imgfree ready ||
+boot kernel initrd=initrd0 console=${console},115200n8 console=ttyS0,115200n8 PIXIE_API_URL=http://10.1.0.5:4242/certs
+"
+        );
+    }
+
+    #[test]
+    fn a_command_line_stays_on_its_line() {
+        assert_eq!(
+            join_cmdline("a=1\nshell\n  b ", "http://10.1.0.5:4242/certs", true),
+            "a=1 shell b PIXIE_API_URL=http://10.1.0.5:4242/certs DEBUG=1"
+        );
+    }
+}
