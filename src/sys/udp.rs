@@ -49,7 +49,9 @@ pub fn send_from(socket: BorrowedFd, payload: &[u8], to: SocketAddrV4, source: I
 
 /// A raw ICMPv6 socket on one interface, for neighbour discovery as a router: hop limit 255 on all it sends, as
 /// RFC 4861 section 6.1 demands, and member of the all-routers group ff02::2. The kernel fills in checksums.
-pub fn icmpv6_router_socket(device: &str) -> io::Result<OwnedFd> {
+///
+/// It has the type of a UDP socket, whose calls do here what they do there, with ICMPv6 messages for datagrams.
+pub fn icmpv6_router_socket(device: &str) -> io::Result<UdpSocket> {
     const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let fd = socket(AddressFamily::Inet6, SockType::Raw, flags, SockProtocol::IcmpV6)?;
@@ -57,7 +59,7 @@ pub fn icmpv6_router_socket(device: &str) -> io::Result<OwnedFd> {
     setsockopt(&fd, sockopt::Ipv6Ttl, &255)?;
     setsockopt(&fd, sockopt::Ipv6MulticastHops, &255)?;
     join_group(&fd, ALL_ROUTERS, interface_index(device)?)?;
-    Ok(fd)
+    Ok(UdpSocket::from(fd))
 }
 
 /// The kernel's number of an interface.

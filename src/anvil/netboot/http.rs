@@ -134,7 +134,7 @@ async fn loader(
     if name != HTTP_LOADER {
         return StatusCode::NOT_FOUND.into_response();
     }
-    let mut candidates = std::iter::once(HTTP_LOADER).chain(Firmware::Efi64.loaders().iter().copied());
+    let candidates = std::iter::once(HTTP_LOADER).chain(Firmware::Efi64.loaders().iter().copied());
     let Some(path) = candidates.map(|name| boot.loader_dir.join(name)).find(|path| path.is_file()) else {
         return fail(&anyhow::anyhow!("there is no UEFI iPXE in {}", boot.loader_dir.display()));
     };

@@ -3,14 +3,11 @@
 //! iPXE configures IPv6 beside IPv4 and waits 13 seconds for an advertisement before it goes on. One with lifetime 0
 //! and no prefix ends the wait and gives nobody a route or an address (RFC 4861 section 4.2).
 
-use std::net::{Ipv6Addr, SocketAddrV6};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::net::{IpAddr, Ipv6Addr, SocketAddrV6};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nix::sys::socket::{MsgFlags, SockaddrIn6, recvfrom, sendto};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UdpSocket;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
@@ -37,7 +34,8 @@ pub fn is_solicitation(message: &[u8]) -> bool {
 }
 
 pub struct RouterAdvertiser {
-    socket: AsyncFd<OwnedFd>,
+    /// Raw ICMPv6, not UDP.
+    socket: UdpSocket,
     interface: u32,
 }
 
@@ -45,7 +43,7 @@ impl RouterAdvertiser {
     /// Opens the raw socket on an interface (needs CAP_NET_RAW).
     pub fn open(device: &str) -> Result<Self> {
         let open = || -> std::io::Result<Self> {
-            let socket = AsyncFd::new(icmpv6_router_socket(device)?)?;
+            let socket = UdpSocket::from_std(icmpv6_router_socket(device)?)?;
             Ok(Self { socket, interface: interface_index(device)? })
         };
         open().with_context(|| format!("opening an ICMPv6 socket on {device} for router advertisements"))
@@ -88,20 +86,17 @@ impl RouterAdvertiser {
 
     /// The sender of a solicitation; `None` for any other message.
     async fn receive(&self) -> std::io::Result<Option<Ipv6Addr>> {
-        self.socket
-            .async_io(Interest::READABLE, |fd| {
-                let mut buffer = [0; 1500];
-                let (len, from) = recvfrom::<SockaddrIn6>(fd.as_raw_fd(), &mut buffer)?;
-                let from = from.filter(|_| is_solicitation(buffer.get(..len).unwrap_or_default()));
-                Ok(from.map(|from| from.ip()))
-            })
-            .await
+        let mut buffer = [0; 1500];
+        let (len, from) = self.socket.recv_from(&mut buffer).await?;
+        match from.ip() {
+            IpAddr::V6(from) if is_solicitation(buffer.get(..len).unwrap_or_default()) => Ok(Some(from)),
+            IpAddr::V6(_) | IpAddr::V4(_) => Ok(None),
+        }
     }
 
     async fn send(&self, to: Ipv6Addr) -> std::io::Result<()> {
-        let to = SockaddrIn6::from(SocketAddrV6::new(to, 0, 0, self.interface));
-        let send = |fd: &OwnedFd| Ok(sendto(fd.as_raw_fd(), &advertisement(), &to, MsgFlags::empty())?);
-        self.socket.async_io(Interest::WRITABLE, send).await.map(|_| ())
+        let to = SocketAddrV6::new(to, 0, 0, self.interface);
+        self.socket.send_to(&advertisement(), to).await.map(|_| ())
     }
 }
 
