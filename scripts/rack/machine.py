@@ -75,7 +75,7 @@ def accelerator():
 class Machine:
     """Made by `Rack.add_machine`. Its disk and its UEFI variables outlive `power_off`."""
 
-    def __init__(self, index, network, directory, options):
+    def __init__(self, index, network, directory, sockets, options):
         if options.firmware not in FIRMWARES:
             raise LabError(f"firmware {options.firmware!r} is none of {', '.join(FIRMWARES)}")
         if options.disk not in DISK_DEVICES:
@@ -86,13 +86,13 @@ class Machine:
         self.mac = f"52:54:00:77:00:{index + 1:02x}"
         self.disk = directory / f"{self.name}.raw"
         self.pcap = directory / f"{self.name}.pcap"
-        self.serial_socket = directory / f"{self.name}.serial"
+        self.serial_socket = sockets / f"{self.name}.serial"
         self.powered_on_at = None
         self.boots_from_disk = False
         """From the next power-on: the disk before the network."""
         self._log = directory / f"{self.name}.qemu.log"
         self._vars = directory / f"{self.name}.vars"
-        self._qmp_socket = directory / f"{self.name}.qmp"
+        self._qmp_socket = sockets / f"{self.name}.qmp"
         self._network = network
         self.tap = network.add_tap()
         self._process = None

@@ -37,6 +37,7 @@ class Rack:
         self.network = network.Network()
         self.machines = []
         self.directory = None
+        self.sockets = None
         self.anvil = None
         self.key = None
         self._old_term = None
@@ -47,6 +48,8 @@ class Rack:
             self._old_term = signal.signal(signal.SIGTERM, _interrupt)
         try:
             self._make_directory()
+            # Apart, as the path of a socket has at most 107 bytes wherever the source tree is.
+            self.sockets = Path(tempfile.mkdtemp(prefix="drophammer-"))
             self.network.create()
             boot = (self.settings.kernel, self.settings.initrd, self.settings.commandline)
             config = anvil.configuration(self.directory / "anvil", *boot)
@@ -82,6 +85,8 @@ class Rack:
         if self.anvil:
             steps.append(self.anvil.stop)
         steps.append(self.network.remove)
+        if self.sockets:
+            steps.append(lambda: shutil.rmtree(self.sockets, ignore_errors=True))
         if self.directory and not self.settings.directory:
             steps.append(lambda: shutil.rmtree(self.directory, ignore_errors=True))
         first = None
@@ -119,7 +124,9 @@ class Rack:
         self.anvil.start()
 
     def add_machine(self, options=None):
-        machine = Machine(len(self.machines), self.network, self.directory, options or MachineOptions())
+        machine = Machine(
+            len(self.machines), self.network, self.directory, self.sockets, options or MachineOptions()
+        )
         self.machines.append(machine)
         return machine
 
