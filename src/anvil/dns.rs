@@ -31,7 +31,7 @@ const TCP_IDLE: Duration = Duration::from_secs(5);
 const TCP_RESPONSE_BUFFER: usize = 32;
 
 /// Block `dns` of anvil's configuration file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DnsSettings {
     pub enabled: bool,
@@ -40,6 +40,13 @@ pub struct DnsSettings {
     pub hosts: BTreeMap<String, Addresses>,
     /// Resolvers for all other names. Empty: such questions are refused.
     pub forward: Vec<IpAddr>,
+}
+
+/// The block stands in the file, so the service is wanted.
+impl Default for DnsSettings {
+    fn default() -> Self {
+        Self { enabled: true, domain: None, hosts: BTreeMap::new(), forward: Vec::new() }
+    }
 }
 
 /// One address or a list.

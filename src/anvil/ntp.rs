@@ -29,10 +29,17 @@ const DISPERSION_ALONE: u32 = 655;
 const SOCKET_ERROR_PAUSE: Duration = Duration::from_secs(1);
 
 /// Block `ntp` of anvil's configuration file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NtpSettings {
     pub enabled: bool,
+}
+
+/// The block stands in the file, so the service is wanted.
+impl Default for NtpSettings {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
 }
 
 /// Binds port 123 of an address.

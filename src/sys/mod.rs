@@ -1,6 +1,14 @@
 //! The kernel's interfaces: ioctl, netlink, raw sockets, `unsafe`. No policy.
 
+pub mod block;
+pub mod chroot;
+pub mod clock;
 pub mod clock_state;
+pub mod firmware;
+pub mod kexec;
+pub mod module;
+pub mod nvme;
+pub mod packet;
 pub mod roots;
 pub mod udp;
 pub mod units;
