@@ -102,9 +102,9 @@ mod tests {
             elapsed: Duration::from_secs(5),
             rate: 10_000_000,
         };
-        assert_eq!(line(&progress), "25 % of 200 MB at 10.0 MB/s, 15 s left, 120 MB written, 900 files");
+        assert_eq!(line(&progress), "25 % of 200 MB at 10 MB/s, 15 s left, 120 MB written, 900 files");
         let unknown = Progress { total: None, rate: 0, files: 0, ..progress };
-        assert_eq!(line(&unknown), "50.0 MB fetched at 0 B/s, 120 MB written");
+        assert_eq!(line(&unknown), "50 MB fetched at 0 B/s, 120 MB written");
         assert_eq!(
             line(&Progress { step: Step::Settling, ..progress }),
             "120 MB written, 900 files, waiting for the disk"

@@ -45,7 +45,7 @@ fn rack() -> Rack {
     std::fs::create_dir(&target).unwrap();
     make_tree(&tree);
     run("sh", &["-c", "head -c 3000000 /dev/urandom > $0/more; touch -d 2020-01-01 $0", text(&tree)]);
-    run("tar", &["-C", text(&tree), "-H", "pax", "--sparse", "--lz4", "-cf", text(&archive), "."]);
+    run("tar", &["-C", text(&tree), "-H", "pax", "--sparse", "-I", "lz4", "-cf", text(&archive), "."]);
     let bytes = Arc::new(std::fs::read(&archive).unwrap());
     Rack { _temp: temp, tree, target, bytes }
 }

@@ -10,14 +10,20 @@ use lz4_flex::frame::FrameDecoder;
 use super::{LZ4_MAGIC, is_skippable};
 
 pub(super) struct Lz4Reader<R: BufRead> {
-    decoder: FrameDecoder<Watched<R>>,
-    in_frame: bool,
+    state: State<Watched<R>>,
+}
+
+enum State<R: Read> {
+    BetweenFrames(R),
+    /// A decoder of its own for each frame: `lz4_flex` sizes its buffers for the first and expects them so for all.
+    InFrame(FrameDecoder<R>),
+    /// After an error, and between two states.
+    Broken,
 }
 
 impl<R: BufRead> Lz4Reader<R> {
     pub(super) fn new(input: R) -> Self {
-        let watched = Watched { input, ended: false, magic: &[] };
-        Self { decoder: FrameDecoder::new(watched), in_frame: false }
+        Self { state: State::BetweenFrames(Watched { input, ended: false, magic: &[] }) }
     }
 }
 
@@ -27,20 +33,27 @@ impl<R: BufRead> Read for Lz4Reader<R> {
             return Ok(0);
         }
         loop {
-            if !self.in_frame {
-                self.in_frame = self.decoder.get_mut().find_frame()?;
-                if !self.in_frame {
-                    return Ok(0);
+            match std::mem::replace(&mut self.state, State::Broken) {
+                State::BetweenFrames(mut input) => {
+                    if !input.find_frame()? {
+                        self.state = State::BetweenFrames(input);
+                        return Ok(0);
+                    }
+                    self.state = State::InFrame(FrameDecoder::new(input));
                 }
+                State::InFrame(mut decoder) => {
+                    let count = decoder.read(buf)?;
+                    if count > 0 {
+                        self.state = State::InFrame(decoder);
+                        return Ok(count);
+                    }
+                    if decoder.get_ref().ended {
+                        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "stream ends inside an lz4 frame"));
+                    }
+                    self.state = State::BetweenFrames(decoder.into_inner());
+                }
+                State::Broken => return Err(io::Error::other("read again after an error")),
             }
-            let count = self.decoder.read(buf)?;
-            if count > 0 {
-                return Ok(count);
-            }
-            if self.decoder.get_ref().ended {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "stream ends inside an lz4 frame"));
-            }
-            self.in_frame = false;
         }
     }
 }

@@ -82,9 +82,10 @@ impl Tree {
 
     /// An existing directory or file, links followed inside the tree.
     pub(super) fn lookup(&self, path: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
-        let directory = if flags.contains(OFlag::O_PATH) { OFlag::O_DIRECTORY } else { OFlag::empty() };
+        // openat2 refuses flags that mean nothing together
+        let more = if flags.contains(OFlag::O_PATH) { OFlag::O_DIRECTORY } else { OFlag::O_NOCTTY };
         let how = OpenHow::new()
-            .flags(flags | directory | OFlag::O_CLOEXEC | OFlag::O_NOCTTY)
+            .flags(flags | more | OFlag::O_CLOEXEC)
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
         let path = if path.is_empty() { b".".as_slice() } else { path };
         let mut tries = 0;
