@@ -31,7 +31,7 @@ fn serve(answer: Answer) -> String {
 /// A good stratum 2 server whose clock is ahead of ours.
 fn ahead(question: &[u8], seconds: f64) -> Vec<u8> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + Duration::from_secs_f64(seconds);
-    let ntp = ((now.as_secs() + 2_208_988_800) << 32) | (u64::from(now.subsec_nanos()) << 32) / 1_000_000_000;
+    let ntp = ((now.as_secs() + 2_208_988_800) << 32) | ((u64::from(now.subsec_nanos()) << 32) / 1_000_000_000);
     let mut packet = vec![0; 48];
     packet[0] = 0x24;
     packet[1] = 2;

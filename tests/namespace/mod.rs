@@ -15,6 +15,7 @@ pub struct Namespace {
     name: String,
 }
 
+#[allow(dead_code, reason = "each test uses its own part")]
 impl Namespace {
     pub fn new(purpose: &str) -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -52,7 +53,6 @@ impl Namespace {
     }
 
     /// `ip netns exec NAMESPACE …`.
-    #[allow(dead_code, reason = "not every test runs programs")]
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name, program]);
