@@ -3,7 +3,6 @@
 //! Source: `/sys/class/dmi/id/`, which the kernel fills from SMBIOS types 0, 1 and 2; serial numbers and the UUID are
 //! readable by root only.
 
-use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
@@ -124,19 +123,16 @@ fn read_kind(roots: &Roots, board_vendor: Option<&str>) -> MachineKind {
 /// be taken for one, and one's allocation would erase the other.
 pub fn machine_uuid(roots: &Roots) -> Result<Uuid> {
     let path = folder(roots).join("product_uuid");
-    let text = match std::fs::read(&path) {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            let serial = read_text(&folder(roots).join("product_serial"));
-            serial.context("the firmware tells neither a UUID nor a serial number that is one (SMBIOS type 1)")?
-        }
-        Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+    let text = if path.exists() {
+        read_text(&path).with_context(|| format!("{} cannot be read (root may) or is empty", path.display()))?
+    } else {
+        let serial = read_text(&folder(roots).join("product_serial"));
+        serial.context("the firmware tells neither a UUID nor a serial number that is one (SMBIOS type 1)")?
     };
     parse_machine_uuid(&text)
 }
 
 fn parse_machine_uuid(text: &str) -> Result<Uuid> {
-    let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\0');
     let uuid = Uuid::try_parse(text).with_context(|| format!("parsing {text:?} as the machine's UUID"))?;
     if uuid.is_nil() || uuid.is_max() {
         bail!("the firmware's UUID is {uuid}, which does not tell this machine from others");
@@ -150,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_uuid_is_read_in_either_case_and_written_lower_case() {
-        let uuid = parse_machine_uuid("4C4C4544-0042-3510-8052-B4C04F4E3332\n").expect("a UUID");
+        let uuid = parse_machine_uuid("4C4C4544-0042-3510-8052-B4C04F4E3332").expect("a UUID");
         assert_eq!(uuid.to_string(), "4c4c4544-0042-3510-8052-b4c04f4e3332");
     }
 

@@ -61,7 +61,7 @@ mod tests {
             (0x26b9, "AD102GL [L40S]"),
             (0x2901, "GB100 [B200]"),
             (0x3182, "GB110 [B300 SXM6 AC]"),
-            (0x00ff, "00ff"),
+            (0x0002, "0002"),
             (0xfffe, "fffe"),
         ];
         for (id, text) in table {

@@ -33,8 +33,11 @@ impl fmt::Display for Table<'_> {
         write_columns(f, &["DISK", "SIZE", "KIND", "BLOCK", "MODEL", "SERIAL", "MARKS"], disks.collect())?;
         let nics = inventory.nics.iter().filter(|nic| nic.name != "lo").map(nic_row);
         write_columns(f, &["NIC", "MAC", "LINK", "DRIVER", "PCI"], nics.collect())?;
+        if !inventory.warnings.is_empty() {
+            writeln!(f)?;
+        }
         for warning in &inventory.warnings {
-            writeln!(f, "note: {warning}")?;
+            write_wrapped(f, &format!("note: {warning}"))?;
         }
         Ok(())
     }
@@ -48,7 +51,7 @@ fn write_machine(f: &mut fmt::Formatter<'_>, inventory: &Inventory) -> fmt::Resu
     let product = inventory.product.clone().unwrap_or_default();
     let kind = match inventory.kind {
         MachineKind::Server => None,
-        MachineKind::Virtual => Some("(no board: a virtual machine)"),
+        MachineKind::Virtual => Some("(taken for a virtual machine)"),
     };
     line("Machine", join(&[product.vendor.as_deref(), product.name.as_deref(), kind]))?;
     line("Serial", product.serial.unwrap_or_default())?;
@@ -67,13 +70,13 @@ fn write_machine(f: &mut fmt::Formatter<'_>, inventory: &Inventory) -> fmt::Resu
 /// Memory is sold in powers of two, unlike disks.
 fn memory(inventory: &Inventory) -> String {
     let Some(amount) = inventory.memory else { return String::new() };
-    let tenths = amount.0 / (1 << 20) * 10 / 1024;
+    let mib = amount.0 >> 20;
     let source = match inventory.memory_source {
         Some(MemorySource::Blocks) => " installed",
         Some(MemorySource::KernelLog | MemorySource::MemTotal) => " seen by the kernel",
         None => "",
     };
-    format!("{}.{} GiB{source}", tenths / 10, tenths % 10)
+    if mib < 8 << 10 { format!("{mib} MiB{source}") } else { format!("{} GiB{source}", mib >> 10) }
 }
 
 fn disk_row(disk: &Disk) -> Vec<String> {
@@ -90,9 +93,9 @@ fn disk_row(disk: &Disk) -> Vec<String> {
         (DiskKind::Virtual, _) => "virtual",
         (DiskKind::SpecialArea, _) => "special",
     };
-    let rotational = match disk.rotational {
-        Some(true) if disk.kind == DiskKind::Disk => " disk",
-        Some(false) if disk.kind == DiskKind::Disk => " SSD",
+    let rotates = match (disk.transport, disk.rotational) {
+        (Some(Transport::Sata | Transport::Sas), Some(true)) => " HDD",
+        (Some(Transport::Sata | Transport::Sas), Some(false)) if disk.kind == DiskKind::Disk => " SSD",
         _ => "",
     };
     let marks = [("removable", disk.removable), ("read-only", disk.read_only)];
@@ -100,7 +103,7 @@ fn disk_row(disk: &Disk) -> Vec<String> {
     vec![
         disk.name.clone(),
         disk.size.to_string(),
-        format!("{kind}{rotational}"),
+        format!("{kind}{rotates}"),
         disk.logical_block_bytes.map_or_else(|| ABSENT.to_owned(), |bytes| bytes.to_string()),
         text(disk.model.as_deref()),
         text(disk.serial.as_deref()),
@@ -124,6 +127,7 @@ fn transport_name(transport: Transport) -> &'static str {
 
 fn nic_row(nic: &Nic) -> Vec<String> {
     let link = match (nic.carrier, nic.speed_mbps) {
+        (Some(true), Some(speed)) if speed >= 1000 && speed % 100 == 0 => format!("up, {} Gbit/s", gigabits(speed)),
         (Some(true), Some(speed)) => format!("up, {speed} Mbit/s"),
         (Some(true), None) => "up".to_owned(),
         (Some(false), _) => "no carrier".to_owned(),
@@ -131,6 +135,12 @@ fn nic_row(nic: &Nic) -> Vec<String> {
     };
     let driver = nic.driver.as_deref().or((!nic.physical).then_some("(virtual)"));
     vec![nic.name.clone(), nic.mac.clone(), link, text(driver), text(nic.pci_address.as_deref())]
+}
+
+/// 2500 → `2.5`, 100000 → `100`.
+fn gigabits(speed_mbps: u64) -> String {
+    let (whole, tenth) = (speed_mbps / 1000, speed_mbps % 1000 / 100);
+    if tenth == 0 { whole.to_string() } else { format!("{whole}.{tenth}") }
 }
 
 fn text(value: Option<&str>) -> String {
@@ -170,6 +180,22 @@ fn column_widths(headings: &[String], rows: &[Vec<String>]) -> Vec<usize> {
         excess -= 1;
     }
     widths
+}
+
+/// Sentences are wrapped between words, not cut; a word longer than a line is.
+fn write_wrapped(f: &mut fmt::Formatter<'_>, sentence: &str) -> fmt::Result {
+    let mut line = String::new();
+    for word in sentence.split_whitespace() {
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            writeln!(f, "{}", cut(&line, WIDTH))?;
+            line = "     ".to_owned();
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    writeln!(f, "{}", cut(&line, WIDTH))
 }
 
 /// At most `width` characters; control characters of a vendor's string must not reach a terminal.

@@ -26,9 +26,14 @@ use tempfile::TempDir;
 pub fn build(machine: &str) -> TempDir {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(machine).join("tree");
     let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("reading {}: {error}", file.display()));
-    let dir = TempDir::new().expect("temporary folder");
+    let dir = temporary_folder();
     build_lines(dir.path(), &text);
     dir
+}
+
+/// In memory where that can be had: a big machine has thousands of files.
+pub fn temporary_folder() -> TempDir {
+    TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).expect("temporary folder")
 }
 
 pub fn build_lines(root: &Path, text: &str) {
@@ -45,7 +50,7 @@ pub fn build_lines(root: &Path, text: &str) {
                 .split_once(": ")
                 .or_else(|| Some((line.strip_suffix(':')?, "")))
                 .unwrap_or_else(|| panic!("not a line of a fixture: {line}"));
-            write(&root.join(path), &unescape(value));
+            write_bytes(&root.join(path), unescape(value));
         }
     }
 }
@@ -150,8 +155,13 @@ fn build_net(root: &Path, index: &str, name: &str, device: &str, driver: &str, m
 }
 
 fn write(path: &Path, value: &str) {
+    write_bytes(path, value.as_bytes().to_vec());
+}
+
+fn write_bytes(path: &Path, mut value: Vec<u8>) {
     fs::create_dir_all(path.parent().expect("a parent")).expect("making a folder");
-    fs::write(path, format!("{value}\n")).unwrap_or_else(|error| panic!("writing {}: {error}", path.display()));
+    value.push(b'\n');
+    fs::write(path, value).unwrap_or_else(|error| panic!("writing {}: {error}", path.display()));
 }
 
 fn link(path: &Path, target: &str) {
@@ -163,21 +173,17 @@ fn link(path: &Path, target: &str) {
     symlink(target, path).unwrap_or_else(|error| panic!("linking {}: {error}", path.display()));
 }
 
-/// `\n` and, for bytes below 0x80, `\xNN`.
-fn unescape(value: &str) -> String {
+/// `\n` is a line end, `\xNN` any byte.
+fn unescape(value: &str) -> Vec<u8> {
     let mut parts = value.split('\\');
-    let mut text = parts.next().unwrap_or_default().to_owned();
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
     for part in parts {
-        match part.strip_prefix('x') {
-            Some(hex) => {
-                text.push(char::from(u8::from_str_radix(&hex[..2], 16).expect("two hex digits")));
-                text += &hex[2..];
-            }
-            None => {
-                text.push('\n');
-                text += part.strip_prefix('n').expect("only \\n and \\xNN");
-            }
-        }
+        let (byte, rest) = match part.strip_prefix('x') {
+            Some(hex) => (u8::from_str_radix(&hex[..2], 16).expect("two hex digits"), &hex[2..]),
+            None => (b'\n', part.strip_prefix('n').expect("only \\n and \\xNN")),
+        };
+        bytes.push(byte);
+        bytes.extend_from_slice(rest.as_bytes());
     }
-    text
+    bytes
 }

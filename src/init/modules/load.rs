@@ -195,9 +195,13 @@ fn run(db: &ModuleDb, plan: &[Step], parameters: &ModuleParameters, insert: &Ins
         }
     };
     thread::scope(|scope| {
-        for _ in 0..THREADS.min(plan.len()) {
-            scope.spawn(work);
+        for _ in 1..THREADS.min(plan.len()) {
+            // Without memory for a thread the others do its work; this one is always there.
+            if thread::Builder::new().name("drivers".to_owned()).spawn_scoped(scope, work).is_err() {
+                break;
+            }
         }
+        work();
     });
     let ended = progress.into_inner().unwrap_or_else(PoisonError::into_inner).ended;
     for (step, outcome) in ended {

@@ -44,12 +44,14 @@ pub fn reason_against(name: &str, path: &str) -> Option<&'static str> {
     UNWANTED.iter().find(|unwanted| applies(&unwanted.what)).map(|unwanted| unwanted.reason)
 }
 
-/// Wanted by the agent's own work; no device asks for them. Those that the kernel has built in, or that are not there,
-/// are passed over.
+/// Wanted on every machine by the agent's own work; no device asks for them. Those that the kernel has built in, or
+/// that are not there, are passed over.
+///
+/// There is no modprobe that the kernel could call for what it misses later. What only some layouts want (xfs, RAID,
+/// LVM) is loaded by [`super::load::load_named`] when they do.
 pub const WANTED: &[&str] = &[
-    // File systems of the layouts, and the character sets and checksums that they ask for by name while mounting.
+    // Usual file systems, and the character sets and checksums that they ask for by name while mounting.
     "ext4",
-    "xfs",
     "vfat",
     "nls_cp437",
     "nls_ascii",
@@ -67,11 +69,6 @@ pub const WANTED: &[&str] = &[
     "8021q",
     // /dev/ipmi0, once a driver has found a BMC.
     "ipmi_devintf",
-    // RAID and LVM of the layouts.
-    "md_mod",
-    "raid0",
-    "raid1",
-    "dm_mod",
 ];
 
 #[cfg(test)]
