@@ -368,7 +368,10 @@ ntp: {enabled: true}
         let cases = [
             ("partitions: {}", "partitions"),
             ("http_port: many", "http_port"),
-            ("partition: {dns_servers: [{ip: 10.0.0.1}, {ip: dns.lab.test}]}", "partition.dns_servers[1].ip: expected an IP"),
+            (
+                "partition: {dns_servers: [{ip: 10.0.0.1}, {ip: dns.lab.test}]}",
+                "partition.dns_servers[1].ip: expected an IP",
+            ),
             (
                 "partition: {dns_servers: [{ip: 10.0.0.1}, {ip: 10.0.0.1}, {ip: 10.0.0.1}, {ip: 10.0.0.1}]}",
                 "partition.dns_servers: expected at most 3, found 4",
@@ -377,7 +380,10 @@ ntp: {enabled: true}
             ("listen: 0.0.0.0", "listen: expected the address of one interface"),
             ("{listen: 10.0.0.1, dhcp: {mode: server}}", "interface: expected"),
             ("{listen: 10.0.0.1, interface: br0, dhcp: {mode: server}}", "dhcp.range: expected [first, last]"),
-            ("{listen: 10.0.0.1, interface: br0, dhcp: {range: [10.0.1.5, 10.0.1.9]}}", "10.0.1.5 is outside the network"),
+            (
+                "{listen: 10.0.0.1, interface: br0, dhcp: {range: [10.0.1.5, 10.0.1.9]}}",
+                "10.0.1.5 is outside the network",
+            ),
             ("{listen: 10.0.0.1, interface: br0, dhcp: {range: [10.0.0.1, 10.0.0.9]}}", "holds anvil's own address"),
         ];
         for (text, expected) in cases {
