@@ -46,10 +46,8 @@ pub fn allocate(
     layouts::check_fit(&layout, &machine.hardware.disks)?;
 
     // A list of the request replaces the partition's as a whole.
-    let dns_servers =
-        if request.dns_servers.is_empty() { partition.dns_servers } else { request.dns_servers.clone() };
-    let ntp_servers =
-        if request.ntp_servers.is_empty() { partition.ntp_servers } else { request.ntp_servers.clone() };
+    let dns_servers = if request.dns_servers.is_empty() { partition.dns_servers } else { request.dns_servers.clone() };
+    let ntp_servers = if request.ntp_servers.is_empty() { partition.ntp_servers } else { request.ntp_servers.clone() };
     machine.allocation = Some(Allocation {
         creator: creator.to_owned(),
         created: format_time(now),
@@ -342,7 +340,11 @@ mod tests {
             (AllocateRequest { hostname: String::new(), ..request() }, 400, "hostname: missing"),
             (AllocateRequest { hostname: "a.b".into(), ..request() }, 400, "hostname: expected"),
             (AllocateRequest { hostname: "-a".into(), ..request() }, 400, "hostname: expected"),
-            (AllocateRequest { ssh_pub_keys: vec![KEY.into(), "x".into()], ..request() }, 400, "ssh_pub_keys[1]: does not"),
+            (
+                AllocateRequest { ssh_pub_keys: vec![KEY.into(), "x".into()], ..request() },
+                400,
+                "ssh_pub_keys[1]: does not",
+            ),
             (AllocateRequest { dns_servers: dns(4), ..request() }, 400, "dns_servers: expected at most 3, found 4"),
             (AllocateRequest { ntp_servers: ntp(6), ..request() }, 400, "ntp_servers: expected at most 5, found 6"),
             (AllocateRequest { partitionid: "p".into(), ..request() }, 400, "partitionid: no partition"),

@@ -53,9 +53,7 @@ pub fn ensure_pki(dir: &Path, listen: IpAddr, now: OffsetDateTime) -> Result<Pki
         None => make_ca(dir, now)?,
     };
     let leafs_are_good = issued.as_ref().is_some_and(|issued| {
-        issued.ca_until == ca_until
-            && issued.leafs_until - now > RENEW_BEFORE
-            && issued.server_names == server_names
+        issued.ca_until == ca_until && issued.leafs_until - now > RENEW_BEFORE && issued.server_names == server_names
     });
     if !leafs_are_good {
         let leafs_until = make_leafs(dir, &server_names, now)?;

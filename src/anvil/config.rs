@@ -232,7 +232,10 @@ ntp: {enabled: true}
         let cases = [
             ("partitions: {}", "partitions"),
             ("http_port: many", "http_port"),
-            ("partition: {dns_servers: [{ip: 10.0.0.1}, {ip: dns.lab.test}]}", "partition.dns_servers[1].ip: expected an IP"),
+            (
+                "partition: {dns_servers: [{ip: 10.0.0.1}, {ip: dns.lab.test}]}",
+                "partition.dns_servers[1].ip: expected an IP",
+            ),
             (
                 "partition: {dns_servers: [{ip: 10.0.0.1}, {ip: 10.0.0.1}, {ip: 10.0.0.1}, {ip: 10.0.0.1}]}",
                 "partition.dns_servers: expected at most 3, found 4",

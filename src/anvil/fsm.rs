@@ -237,8 +237,7 @@ fn phone_home(before: &Container, state: State, incoming: &StoredEvent) -> Phone
 
 fn apply_unexpected(before: &Container, state: State, mut incoming: StoredEvent) -> Effect {
     let prefix = format!("[unexpectedly received in state {}]", state.as_str());
-    incoming.message =
-        if incoming.message.is_empty() { prefix } else { format!("{prefix}: {}", incoming.message) };
+    incoming.message = if incoming.message.is_empty() { prefix } else { format!("{prefix}: {}", incoming.message) };
     let mut container = before.clone();
     container.last_event_time = Some(incoming.time);
     container.liveliness = Liveliness::Alive;

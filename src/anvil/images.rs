@@ -180,8 +180,9 @@ where
     let mut written_bytes: u64 = 0;
     let mut file = fs::File::create(path).await.with_context(|| format!("creating {}", path.display()))?;
     while let Some(chunk) = body.next().await {
-        let chunk = chunk
-            .map_err(|error| Refusal::BadRequest(format!("the upload broke off after {written_bytes} bytes: {error}")))?;
+        let chunk = chunk.map_err(|error| {
+            Refusal::BadRequest(format!("the upload broke off after {written_bytes} bytes: {error}"))
+        })?;
         sha256.update(chunk.as_ref());
         written_bytes += chunk.as_ref().len() as u64;
         file.write_all(chunk.as_ref()).await.with_context(|| format!("writing {}", path.display()))?;
@@ -295,7 +296,8 @@ mod tests {
     fn digests_and_urls_are_checked() {
         let with = |digest: &str| complete(Image { digest: Some(digest.into()), ..image("debian-12.0.1") });
         assert!(with(&format!("sha256:{}", "0a".repeat(32))).is_ok());
-        for bad in ["", "sha256", "sha256:00", &format!("sha1:{}", "0".repeat(40)), &format!("md5:{}", "G".repeat(32))] {
+        for bad in ["", "sha256", "sha256:00", &format!("sha1:{}", "0".repeat(40)), &format!("md5:{}", "G".repeat(32))]
+        {
             assert!(with(bad).is_err(), "{bad}");
         }
         let error = complete(Image { url: "/img.tar".into(), ..image("debian-12.0.1") }).unwrap_err().to_string();

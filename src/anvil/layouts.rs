@@ -174,7 +174,8 @@ mod tests {
     fn finds_faults_of_the_constraints() {
         let bad = layout("", &["s*", "a", "a"], &[("*", "1.2"), ("debian", ">1")]);
         let faults = faults(&bad).join("\n");
-        for expected in ["id: expected", "found \"*\"", "constraints.images.debian:", "sizes[0]", "\"a\" stands twice"] {
+        for expected in ["id: expected", "found \"*\"", "constraints.images.debian:", "sizes[0]", "\"a\" stands twice"]
+        {
             assert!(faults.contains(expected), "{expected}: {faults}");
         }
     }

@@ -274,8 +274,7 @@ pub fn register(
     };
     machine.size = size;
     machine.size_fault = fault;
-    machine.bios =
-        rest::Bios { version: bios.version.clone(), vendor: bios.vendor.clone(), date: bios.date.clone() };
+    machine.bios = rest::Bios { version: bios.version.clone(), vendor: bios.vendor.clone(), date: bios.date.clone() };
     machine.ipmi = request.ipmi.as_ref().map(ipmi_from_wire);
     machine.state.metal_hammer_version = request.metal_hammer_version.clone();
     machine.partition = request.partition_id.clone();
@@ -411,7 +410,11 @@ pub fn show(tx: &Tx<'_>, machine: &MachineRecord) -> Result<rest::Machine, Refus
     Ok(rest::Machine {
         id: machine.id.clone(),
         name: machine.allocation.as_ref().map(|a| a.name.clone()).unwrap_or_default(),
-        description: machine.size_fault.clone().unwrap_or_default(),
+        description: match &machine.allocation {
+            Some(allocation) => allocation.description.clone(),
+            // Of use just as long as somebody may wonder why the machine is not given out.
+            None => machine.size_fault.as_ref().map(|fault| format!("size unknown: {fault}")).unwrap_or_default(),
+        },
         partition: reference(&machine.partition),
         size: reference(&machine.size),
         rackid: machine.rack.clone(),
@@ -458,18 +461,9 @@ fn hardware_from_wire(hardware: &grpc::MachineHardware) -> Hardware {
         cpus: hardware
             .cpus
             .iter()
-            .map(|c| rest::Cpu {
-                vendor: c.vendor.clone(),
-                model: c.model.clone(),
-                cores: c.cores,
-                threads: c.threads,
-            })
+            .map(|c| rest::Cpu { vendor: c.vendor.clone(), model: c.model.clone(), cores: c.cores, threads: c.threads })
             .collect(),
-        gpus: hardware
-            .gpus
-            .iter()
-            .map(|g| rest::Gpu { vendor: g.vendor.clone(), model: g.model.clone() })
-            .collect(),
+        gpus: hardware.gpus.iter().map(|g| rest::Gpu { vendor: g.vendor.clone(), model: g.model.clone() }).collect(),
         nics: hardware.nics.iter().map(nic_from_wire).collect(),
     }
 }

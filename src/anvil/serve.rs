@@ -59,19 +59,13 @@ pub fn open(config: Config, endpoints: Endpoints) -> Result<Anvil> {
     let anvil = Anvil::open(config, endpoints)?;
     images::sweep_uploads(&anvil.images_dir())?;
     let data = std::path::absolute(&anvil.config.data).context("making the data directory's path absolute")?;
-    let client =
-        ClientFile { url: endpoints.http_url(), key_file: keys::key_file(&data.join("hmac"), Role::Admin) };
+    let client = ClientFile { url: endpoints.http_url(), key_file: keys::key_file(&data.join("hmac"), Role::Admin) };
     keys::write_secret(&data.join("client.json"), &serde_json::to_string_pretty(&client)?)?;
     Ok(anvil)
 }
 
 /// Serves REST with `routes` beside it, gRPC, and the periodic jobs, until `shutdown` or the first failure.
-pub async fn run(
-    anvil: Anvil,
-    listeners: Listeners,
-    routes: Router,
-    shutdown: impl Future<Output = ()>,
-) -> Result<()> {
+pub async fn run(anvil: Anvil, listeners: Listeners, routes: Router, shutdown: impl Future<Output = ()>) -> Result<()> {
     let (stop, stopped) = watch::channel(false);
     let until_stopped = || {
         let mut stopped = stopped.clone();

@@ -104,9 +104,7 @@ struct Item<'h> {
 
 fn items<'h>(hardware: &'h Hardware, kind: &Kind) -> Vec<Item<'h>> {
     match kind {
-        Kind::Cores => {
-            hardware.cpus.iter().map(|cpu| Item { text: &cpu.model, value: u64::from(cpu.cores) }).collect()
-        }
+        Kind::Cores => hardware.cpus.iter().map(|cpu| Item { text: &cpu.model, value: u64::from(cpu.cores) }).collect(),
         Kind::Memory => vec![Item { text: "", value: hardware.memory }],
         Kind::Storage => hardware.disks.iter().map(|disk| Item { text: &disk.name, value: disk.size }).collect(),
         Kind::Gpu => hardware.gpus.iter().map(|gpu| Item { text: &gpu.model, value: 1 }).collect(),
@@ -141,8 +139,7 @@ pub fn faults(size: &Size, hardware: &Hardware) -> Vec<String> {
     if size.constraints.is_empty() {
         return vec!["has no constraints".to_owned()];
     }
-    let mut faults: Vec<String> =
-        size.constraints.iter().filter_map(|constraint| constraint.fault(hardware)).collect();
+    let mut faults: Vec<String> = size.constraints.iter().filter_map(|constraint| constraint.fault(hardware)).collect();
     for kind in Kind::COUNTED {
         let constraints: Vec<&Constraint> = size.constraints.iter().filter(|c| c.kind == kind).collect();
         for item in items(hardware, &kind) {
@@ -364,17 +361,15 @@ mod tests {
         assert!(matches(with(vec![cores(56, 56, "Intel(R) Xeon(R)*"), memory(1000, 1100)]), &gpu_server()), "case N");
         let mut mixed = gpu_server();
         mixed.gpus = [gpus(H100, 4), gpus("AD102GL [L40S]", 1)].concat();
-        let constraints =
-            vec![cores(56, 56, ""), memory(1000, 1100), storage(8000, 9000, ""), gpu(4, 4, "GH100*")];
+        let constraints = vec![cores(56, 56, ""), memory(1000, 1100), storage(8000, 9000, ""), gpu(4, 4, "GH100*")];
         assert!(!matches(constraints, &mixed), "case R");
     }
 
     #[test]
     fn worked_cases_of_the_small_machine() {
         let small = Hardware { memory: 4 * GIB, cpus: vec![cpu("QEMU Virtual CPU", 2)], ..Hardware::default() };
-        let with = |storage: Option<Constraint>| {
-            [vec![cores(1, 4, ""), memory(0, 8)], storage.into_iter().collect()].concat()
-        };
+        let with =
+            |storage: Option<Constraint>| [vec![cores(1, 4, ""), memory(0, 8)], storage.into_iter().collect()].concat();
         assert!(matches(with(None), &small), "case O");
         assert!(matches(with(Some(storage(0, 1, ""))), &small), "case P");
         assert!(!matches(with(Some(storage(1, 1, ""))), &small), "case Q");
@@ -382,11 +377,10 @@ mod tests {
 
     #[test]
     fn worked_cases_over_all_sizes() {
-        let sizes = [
-            size("X", vec![cores(1, 4, ""), memory(0, 8)]),
-            size("Y", vec![cores(4, 8, "QEMU*"), memory(0, 8)]),
-        ];
-        let machine = |cores| Hardware { memory: 4 * GIB, cpus: vec![cpu("QEMU Virtual CPU", cores)], ..Hardware::default() };
+        let sizes =
+            [size("X", vec![cores(1, 4, ""), memory(0, 8)]), size("Y", vec![cores(4, 8, "QEMU*"), memory(0, 8)])];
+        let machine =
+            |cores| Hardware { memory: 4 * GIB, cpus: vec![cpu("QEMU Virtual CPU", cores)], ..Hardware::default() };
         assert_eq!(overlap(&sizes[1], &sizes), None, "the overlap check lets this pair in");
         let several = find(&sizes, &machine(4)).unwrap_err();
         assert_eq!(several, NoSize::Several(vec!["X".into(), "Y".into()]), "case T");
@@ -448,8 +442,11 @@ mod tests {
         let text = r#"{"id":"g1","constraints":[{"type":"cores","min":56,"max":56},{"type":"storage","identifier":"/dev/sd*"}]}"#;
         let size: Size = serde_json::from_str(text).unwrap();
         assert_eq!(size.constraints[1], storage(0, 0, "/dev/sd*"));
-        assert_eq!(serde_json::to_value(&size.constraints).unwrap(), serde_json::json!([
-            {"type": "cores", "min": 56, "max": 56}, {"type": "storage", "identifier": "/dev/sd*"}
-        ]));
+        assert_eq!(
+            serde_json::to_value(&size.constraints).unwrap(),
+            serde_json::json!([
+                {"type": "cores", "min": 56, "max": 56}, {"type": "storage", "identifier": "/dev/sd*"}
+            ])
+        );
     }
 }

@@ -25,11 +25,11 @@ pub(super) struct Add {
     #[arg(long)]
     id: String,
     /// Image file: tar, compressed by zstd, lz4, gzip or xz
-    #[arg(long, required_unless_present = "url", conflicts_with = "url")]
+    #[arg(long, required_unless_present = "source", conflicts_with = "source")]
     file: Option<PathBuf>,
-    /// Where the image lies
-    #[arg(long)]
-    url: Option<String>,
+    /// Where the image lies, when not here
+    #[arg(long, value_name = "URL")]
+    source: Option<String>,
     /// sha256:<hex>, also sha512 or md5 of a URL; for a file it is computed, and compared when given
     #[arg(long)]
     digest: Option<String>,
@@ -53,7 +53,7 @@ pub(super) async fn run(command: Image, connection: &Connection, format: Format)
                         id: add.id,
                         name: add.name,
                         description: add.description,
-                        url: add.url.unwrap_or_default(),
+                        url: add.source.unwrap_or_default(),
                         features: add.features,
                         digest: add.digest,
                         ..rest::Image::default()
@@ -101,8 +101,7 @@ fn print(images: &[rest::Image], format: Format, single: bool) -> Result<()> {
                     ]
                 })
                 .collect();
-            table::print(&["ID", "FEATURES", "USED BY", "URL", "DIGEST"], &rows);
-            Ok(())
+            table::print(&["ID", "FEATURES", "USED BY", "URL", "DIGEST"], &rows)
         }
     }
 }

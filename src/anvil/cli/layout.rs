@@ -84,10 +84,7 @@ fn validate(all: &[FilesystemLayout], format: Format) -> Result<()> {
     }
     match format {
         Format::Json => print_json(&serde_json::json!({ "valid": all.len() })),
-        Format::Table => {
-            println!("{} valid", all.len());
-            Ok(())
-        }
+        Format::Table => super::print(&format!("{} valid", all.len())),
     }
 }
 
@@ -97,10 +94,7 @@ fn find(all: &[FilesystemLayout], size: &str, image: &str, format: Format) -> Re
     };
     match format {
         Format::Json => print_json(&serde_json::json!({ "id": chosen.id })),
-        Format::Table => {
-            println!("{}", chosen.id);
-            Ok(())
-        }
+        Format::Table => super::print(&chosen.id),
     }
 }
 
@@ -122,6 +116,5 @@ fn print(all: &[FilesystemLayout], format: Format) -> Result<()> {
             ]
         })
         .collect();
-    table::print(&["ID", "SIZES", "IMAGES", "DISKS", "DESCRIPTION"], &rows);
-    Ok(())
+    table::print(&["ID", "SIZES", "IMAGES", "DISKS", "DESCRIPTION"], &rows)
 }

@@ -70,10 +70,7 @@ pub(super) async fn run(command: Machine, connection: &Connection, format: Forma
             let machines: Vec<rest::Machine> = client.get("/v1/machine").await?;
             match format {
                 Format::Json => print_json(&machines),
-                Format::Table => {
-                    print_list(&machines);
-                    Ok(())
-                }
+                Format::Table => print_list(&machines),
             }
         }
         Machine::Show { id } => {
@@ -98,10 +95,7 @@ pub(super) async fn run(command: Machine, connection: &Connection, format: Forma
             let events: EventLog = client.get(&machine_path(&id, &format!("/event?limit={limit}"))).await?;
             match format {
                 Format::Json => print_json(&events),
-                Format::Table => {
-                    print_events(&events);
-                    Ok(())
-                }
+                Format::Table => print_events(&events),
             }
         }
     }
@@ -150,7 +144,7 @@ fn read_keys(arguments: &[String]) -> Result<Vec<String>> {
     Ok(keys)
 }
 
-fn print_list(machines: &[rest::Machine]) {
+fn print_list(machines: &[rest::Machine]) -> Result<()> {
     let rows: Vec<Vec<String>> = machines
         .iter()
         .map(|machine| {
@@ -166,7 +160,7 @@ fn print_list(machines: &[rest::Machine]) {
             ]
         })
         .collect();
-    table::print(&["ID", "SIZE", "EVENT", "LIVELINESS", "HOSTNAME", "IMAGE", "DOING"], &rows);
+    table::print(&["ID", "SIZE", "EVENT", "LIVELINESS", "HOSTNAME", "IMAGE", "DOING"], &rows)
 }
 
 fn size_of(machine: &rest::Machine) -> String {
@@ -218,7 +212,7 @@ fn print_machine(machine: &rest::Machine, format: Format) -> Result<()> {
         ("id", machine.id.clone()),
         ("partition", machine.partition.as_ref().map(|p| p.id.clone()).unwrap_or_default()),
         ("size", size_of(machine)),
-        ("size unknown because", machine.description.clone()),
+        ("description", machine.description.clone()),
         ("state", machine.state.value.clone()),
         ("agent", machine.state.metal_hammer_version.clone()),
         ("liveliness", machine.liveliness.clone()),
@@ -238,9 +232,8 @@ fn print_machine(machine: &rest::Machine, format: Format) -> Result<()> {
         pairs.push(("last error", format!("{} {}: {}", error.time, error.event, error.message)));
     }
     pairs.push(("doing", doing(machine)));
-    table::print_pairs(&pairs);
-    print_phases(machine);
-    Ok(())
+    table::print_pairs(&pairs)?;
+    print_phases(machine)
 }
 
 fn hardware_text(hardware: &rest::Hardware) -> String {
@@ -270,8 +263,10 @@ fn allocation_pairs(allocation: &rest::Allocation) -> Vec<(&'static str, String)
     ]
 }
 
-fn print_phases(machine: &rest::Machine) {
-    let Some(provisioning) = machine.provisioning.as_ref().filter(|p| !p.phases.is_empty()) else { return };
+fn print_phases(machine: &rest::Machine) -> Result<()> {
+    let Some(provisioning) = machine.provisioning.as_ref().filter(|p| !p.phases.is_empty()) else {
+        return Ok(());
+    };
     let seconds = |ms: u64| format!("{}.{:03} s", ms / 1000, ms % 1000);
     let rows: Vec<Vec<String>> = provisioning
         .phases
@@ -286,17 +281,14 @@ fn print_phases(machine: &rest::Machine) {
             vec![phase.name.clone(), state.to_owned(), seconds(phase.start_ms), took]
         })
         .collect();
-    println!();
-    table::print(&["PHASE", "STATE", "START", "TOOK"], &rows);
+    super::print("")?;
+    table::print(&["PHASE", "STATE", "START", "TOOK"], &rows)
 }
 
-fn print_events(events: &EventLog) {
-    let rows: Vec<Vec<String>> = events
-        .log
-        .iter()
-        .map(|event| vec![event.time.clone(), event.event.clone(), event.message.clone()])
-        .collect();
-    table::print(&["TIME", "EVENT", "MESSAGE"], &rows);
+fn print_events(events: &EventLog) -> Result<()> {
+    let rows: Vec<Vec<String>> =
+        events.log.iter().map(|event| vec![event.time.clone(), event.event.clone(), event.message.clone()]).collect();
+    table::print(&["TIME", "EVENT", "MESSAGE"], &rows)
 }
 
 #[cfg(test)]

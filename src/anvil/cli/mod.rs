@@ -11,6 +11,7 @@ mod serve;
 mod size;
 mod table;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -75,6 +76,8 @@ pub fn main() -> ExitCode {
     };
     match runtime.block_on(run(args)) {
         Ok(()) => ExitCode::SUCCESS,
+        // Somebody who pipes us into "head" has read enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("anvil: {error:#}");
             ExitCode::FAILURE
@@ -93,8 +96,19 @@ async fn run(args: Args) -> Result<()> {
     }
 }
 
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Writes lines to standard output. Unlike `println!`, a reader who left is an error and no panic.
+fn print(text: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.write_all(b"\n")?;
+    Ok(stdout.flush()?)
+}
+
 /// One JSON document on standard output.
 fn print_json(value: &impl Serialize) -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(value).context("writing JSON")?);
-    Ok(())
+    print(&serde_json::to_string_pretty(value).context("writing JSON")?)
 }

@@ -13,6 +13,7 @@ use super::connection::Connection;
 use crate::anvil::config::{Config, read_config};
 use crate::anvil::rack;
 use crate::anvil::serve::{self, Listeners};
+use crate::anvil::state::Anvil;
 
 #[derive(Args)]
 pub(super) struct Serve {
@@ -32,10 +33,7 @@ pub(super) async fn run(command: Serve, connection: &Connection) -> Result<()> {
     }
     let listeners = Listeners::bind(&config).await?;
     let anvil = serve::open(config, listeners.endpoints()?)?;
-    println!("anvil {}, data in {}", crate::VERSION, anvil.config.data.display());
-    println!("REST and images: {}", anvil.endpoints.http_url());
-    println!("gRPC (mTLS):     {}", anvil.endpoints.grpc);
-    println!("partition:       {}", anvil.config.partition.id);
+    announce(&anvil);
 
     let routes = rack::routes(&anvil)?;
     let mut services = rack::start(&anvil).await?;
@@ -43,8 +41,19 @@ pub(super) async fn run(command: Serve, connection: &Connection) -> Result<()> {
         ended = serve::run(anvil, listeners, routes, terminated()?) => ended?,
         error = services.failed() => return Err(error),
     }
-    println!("anvil has stopped");
+    tracing::info!("stopped");
     Ok(())
+}
+
+/// What listens where. A server does not end because nobody reads this.
+fn announce(anvil: &Anvil) {
+    let lines = [
+        format!("anvil {}, data in {}", crate::VERSION, anvil.config.data.display()),
+        format!("REST and images: {}", anvil.endpoints.http_url()),
+        format!("gRPC (mTLS):     {}", anvil.endpoints.grpc),
+        format!("partition:       {}", anvil.config.partition.id),
+    ];
+    let _ = super::print(&lines.join("\n"));
 }
 
 /// SIGTERM or SIGINT.

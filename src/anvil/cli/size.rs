@@ -67,10 +67,7 @@ fn find(all: &[sizes::Size], hardware: &Hardware, format: Format) -> Result<()> 
     let size = sizes::find(all, hardware)?;
     match format {
         Format::Json => print_json(&serde_json::json!({ "id": size.id })),
-        Format::Table => {
-            println!("{}", size.id);
-            Ok(())
-        }
+        Format::Table => super::print(&size.id),
     }
 }
 
@@ -88,10 +85,7 @@ fn validate(all: &[sizes::Size], format: Format) -> Result<()> {
     }
     match format {
         Format::Json => print_json(&serde_json::json!({ "valid": all.len() })),
-        Format::Table => {
-            println!("{} valid", all.len());
-            Ok(())
-        }
+        Format::Table => super::print(&format!("{} valid", all.len())),
     }
 }
 
@@ -106,8 +100,7 @@ fn print(all: &[sizes::Size], format: Format) -> Result<()> {
             vec![size.id.clone(), constraints.join("; "), size.description.clone()]
         })
         .collect();
-    table::print(&["ID", "CONSTRAINTS", "DESCRIPTION"], &rows);
-    Ok(())
+    table::print(&["ID", "CONSTRAINTS", "DESCRIPTION"], &rows)
 }
 
 fn constraint_text(constraint: &Constraint) -> String {

@@ -1,8 +1,10 @@
 //! Tables for people: columns as wide as their widest cell.
 
+use anyhow::Result;
+
 /// Prints a heading and rows, two blanks between columns.
-pub(super) fn print(heading: &[&str], rows: &[Vec<String>]) {
-    print!("{}", render(heading, rows));
+pub(super) fn print(heading: &[&str], rows: &[Vec<String>]) -> Result<()> {
+    super::print(render(heading, rows).trim_end())
 }
 
 fn render(heading: &[&str], rows: &[Vec<String>]) -> String {
@@ -22,11 +24,13 @@ fn render(heading: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 /// Prints names and values, one pair a line; empty values are left out.
-pub(super) fn print_pairs(pairs: &[(&str, String)]) {
+pub(super) fn print_pairs(pairs: &[(&str, String)]) -> Result<()> {
+    let pairs: Vec<&(&str, String)> = pairs.iter().filter(|(_, value)| !value.is_empty()).collect();
     let width = pairs.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-    for (name, value) in pairs.iter().filter(|(_, value)| !value.is_empty()) {
-        println!("{name:<width$}  {value}");
+    for (name, value) in pairs {
+        super::print(&format!("{name:<width$}  {value}"))?;
     }
+    Ok(())
 }
 
 #[cfg(test)]

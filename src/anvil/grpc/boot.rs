@@ -31,14 +31,20 @@ impl Boot {
 
 #[tonic::async_trait]
 impl BootService for Boot {
-    async fn dhcp(&self, request: Request<BootServiceDhcpRequest>) -> Result<Response<BootServiceDhcpResponse>, Status> {
+    async fn dhcp(
+        &self,
+        request: Request<BootServiceDhcpRequest>,
+    ) -> Result<Response<BootServiceDhcpResponse>, Status> {
         let uuid = request.into_inner().uuid;
         let message = "machine sent extended dhcp request";
         machines::receive_event(&self.anvil, &uuid, ProvisioningEvent::PxeBooting, message).await.map_err(status)?;
         Ok(Response::new(BootServiceDhcpResponse {}))
     }
 
-    async fn boot(&self, request: Request<BootServiceBootRequest>) -> Result<Response<BootServiceBootResponse>, Status> {
+    async fn boot(
+        &self,
+        request: Request<BootServiceBootRequest>,
+    ) -> Result<Response<BootServiceBootResponse>, Status> {
         let id = request.into_inner().partition_id;
         let partition: Partition = self.anvil.store.run(move |tx| tx.expect(&id)).await.map_err(status)?;
         Ok(Response::new(BootServiceBootResponse {

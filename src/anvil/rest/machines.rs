@@ -118,8 +118,7 @@ pub(super) async fn allocate(
     let partition = anvil.config.partition.id.clone();
     let hostname = request.hostname.clone();
     let now = OffsetDateTime::now_utc();
-    let allocated =
-        anvil.store.run(move |tx| allocation::allocate(tx, &request, caller.user(), &partition, now)).await;
+    let allocated = anvil.store.run(move |tx| allocation::allocate(tx, &request, caller.user(), &partition, now)).await;
     let machine = allocated.inspect_err(|refusal| tracing::info!(%hostname, %refusal, "allocation refused"))?;
     anvil.waiters.wake(&machine.id);
     tracing::info!(machine = %machine.id, %hostname, "allocated");

@@ -31,9 +31,8 @@ impl Tx<'_> {
 
     /// The stored events, newest first.
     pub fn events(&self, machine: &str, limit: u32) -> Result<Vec<StoredEvent>, Refusal> {
-        let mut query = self
-            .0
-            .prepare_cached("SELECT document FROM events WHERE machine_id = ?1 ORDER BY seq DESC LIMIT ?2")?;
+        let mut query =
+            self.0.prepare_cached("SELECT document FROM events WHERE machine_id = ?1 ORDER BY seq DESC LIMIT ?2")?;
         let documents = query.query_map((machine, limit), |row| row.get::<_, String>(0))?;
         documents.map(|document| Ok(serde_json::from_str(&document?)?)).collect()
     }

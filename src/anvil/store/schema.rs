@@ -51,7 +51,10 @@ const MIGRATIONS: &[&str] = &["
 pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
     let version: usize = connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))?.try_into()?;
     if version > MIGRATIONS.len() {
-        bail!("the database has schema {version}, this anvil knows {}: it was written by a newer one", MIGRATIONS.len());
+        bail!(
+            "the database has schema {version}, this anvil knows {}: it was written by a newer one",
+            MIGRATIONS.len()
+        );
     }
     for (index, migration) in MIGRATIONS.iter().enumerate().skip(version) {
         let next = i64::try_from(index + 1)?;

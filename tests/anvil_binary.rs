@@ -1,0 +1,217 @@
+//! The built `anvil` program: its command line against a real server, and a kill at any moment.
+
+mod anvil_support;
+
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use anvil_support::*;
+use drophammer::api::grpc::boot_service_client::BootServiceClient;
+use tempfile::TempDir;
+use tonic::transport::Identity;
+
+const ANVIL: &str = env!("CARGO_BIN_EXE_anvil");
+
+/// `anvil serve` as a process of its own, killed without a warning when dropped.
+struct Process {
+    child: Child,
+    grpc: String,
+}
+
+impl Process {
+    fn start(data: &Path) -> Self {
+        let config = data.with_extension("yaml");
+        std::fs::write(&config, "{listen: 127.0.0.1, http_port: 0, grpc_port: 0}").unwrap();
+        // Written anew when the server listens.
+        let _ = std::fs::remove_file(data.join("client.json"));
+        let child = Command::new(ANVIL)
+            .args(["serve", "--config"])
+            .arg(&config)
+            .arg("--data")
+            .arg(data)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut process = Self { child, grpc: String::new() };
+        process.grpc = process.read_grpc_address();
+        process
+    }
+
+    /// From what it prints at its start.
+    fn read_grpc_address(&mut self) -> String {
+        use std::io::{BufRead, BufReader};
+        let lines = BufReader::new(self.child.stdout.take().unwrap()).lines();
+        for line in lines.map_while(Result::ok) {
+            if let Some(address) = line.strip_prefix("gRPC (mTLS):") {
+                return address.trim().to_owned();
+            }
+        }
+        panic!("anvil ended before it served");
+    }
+
+    async fn boot_service(&self, data: &Path) -> BootServiceClient<tonic::transport::Channel> {
+        let read = |file: &str| std::fs::read_to_string(data.join("ca").join(file)).unwrap();
+        let tls = agent_tls(&read("ca.pem")).identity(Identity::from_pem(read("client.pem"), read("client.key")));
+        for _ in 0..50 {
+            if let Ok(channel) = connect(&self.grpc, tls.clone()).await {
+                return BootServiceClient::new(channel);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("no connection to {}", self.grpc);
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn anvil(data: &Path, args: &[&str]) -> Output {
+    Command::new(ANVIL).arg("--data").arg(data).args(args).output().unwrap()
+}
+
+/// Standard output of a call that must succeed.
+fn ok(data: &Path, args: &[&str]) -> String {
+    let output = anvil(data, args);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn json(data: &Path, args: &[&str]) -> serde_json::Value {
+    serde_json::from_str(&ok(data, &[args, &["--format", "json"]].concat())).unwrap()
+}
+
+/// Status and standard error of a call that must fail.
+fn refused(data: &Path, args: &[&str]) -> (i32, String) {
+    let output = anvil(data, args);
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+fn write(dir: &TempDir, name: &str, text: &str) -> String {
+    let path = dir.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+const LAYOUT: &str = "id: vm
+disks: [{device: /dev/vda, wipeonreinstall: true, partitions: [{number: 1, label: root, size: 0, gpttype: '8300'}]}]
+filesystems: [{path: /, device: /dev/vda1, format: ext4, label: root}]
+";
+
+#[tokio::test]
+async fn a_killed_server_has_kept_all_that_it_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let layout = write(&dir, "layout.yaml", LAYOUT);
+    let image = write(&dir, "img.tar.zst", "not really an image");
+
+    let first = Process::start(&data);
+    ok(&data, &["layout", "add", &layout]);
+    let added = json(&data, &["image", "add", "--id", IMAGE, "--file", &image]);
+    let mut boot = first.boot_service(&data).await;
+    boot.register(register_request(MACHINE)).await.unwrap();
+    first.kill();
+
+    let second = Process::start(&data);
+    assert_eq!(json(&data, &["image", "list"])[0]["digest"], added["digest"]);
+    assert_eq!(json(&data, &["machine", "list"])[0]["id"], MACHINE);
+    let allocated =
+        json(&data, &["machine", "allocate", MACHINE, "--image", IMAGE, "--layout", "vm", "--hostname", "web-1"]);
+    second.kill();
+
+    let third = Process::start(&data);
+    let machine = json(&data, &["machine", "show", MACHINE]);
+    assert_eq!(machine["allocation"], allocated["allocation"]);
+    let mut boot = third.boot_service(&data).await;
+    boot.report(report_request(MACHINE)).await.unwrap();
+    third.kill();
+
+    let _fourth = Process::start(&data);
+    let machine = json(&data, &["machine", "show", MACHINE]);
+    assert_eq!(machine["allocation"]["boot_info"]["kernel"], "/boot/vmlinuz");
+    let freed = json(&data, &["machine", "free", MACHINE]);
+    assert_eq!(freed["events"]["log"][0]["event"], "Machine Reclaim");
+    let events = ok(&data, &["machine", "events", MACHINE]);
+    assert!(events.contains("Machine Reclaim"), "{events}");
+}
+
+#[tokio::test]
+async fn refusals_are_status_1_and_one_sentence_wrong_calls_status_2() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let (status, text) = refused(&data, &["machine", "list"]);
+    assert!(status == 1 && text.contains("client.json") && text.lines().count() == 1, "{text}");
+    assert_eq!(refused(&data, &["machine", "frobnicate"]).0, 2);
+    assert_eq!(refused(&data, &[]).0, 2);
+
+    let _server = Process::start(&data);
+    assert_eq!(json(&data, &["machine", "list"]), serde_json::json!([]));
+    let (status, text) = refused(&data, &["machine", "show", "x/y"]);
+    assert!(status == 1 && text == "anvil: no machine with id \"x/y\" found\n", "{text}");
+    let (status, text) = refused(&data, &["machine", "allocate", "--image", "debian-12.0", "--hostname", "a"]);
+    assert!(status == 1 && text.contains("imageid: no image with id \"debian-12.0\" found"), "{text}");
+    let (status, text) = refused(&data, &["image", "add", "--id", IMAGE, "--file", "/nonexistent"]);
+    assert!(status == 1 && text.contains("opening /nonexistent"), "{text}");
+}
+
+#[test]
+fn sizes_and_layouts_are_matched_without_a_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("nowhere");
+    let sizes = write(
+        &dir,
+        "sizes.yaml",
+        "- {id: small, constraints: [{type: cores, min: 1, max: 4}, {type: memory, min: 0, max: 8589934592}]}
+- {id: big, constraints: [{type: cores, min: 5, max: 64}, {type: memory, min: 0, max: 8589934592}]}
+",
+    );
+    // More keys than a size needs, as the agent prints them.
+    let hardware = |cores: u32| {
+        write(
+            &dir,
+            "hardware.json",
+            &format!(
+                r#"{{"memory":4294967296,"cpus":[{{"model":"x","cores":{cores},"flags":["a"]}}],"disks":[],"bmc":null}}"#
+            ),
+        )
+    };
+    let matched = |cores| anvil(&data, &["size", "match", "--sizes", &sizes, "--hardware", &hardware(cores)]);
+    assert_eq!(matched(2).stdout, b"small\n");
+    assert_eq!(matched(8).stdout, b"big\n");
+    let none = matched(100);
+    let reason = String::from_utf8(none.stderr).unwrap();
+    assert_eq!((none.status.code(), none.stdout.is_empty()), (Some(1), true));
+    assert!(reason.contains("small: cores: expected 1 to 4, found 100"), "{reason}");
+
+    assert_eq!(ok(&data, &["size", "validate", &sizes]), "2 valid\n");
+    let bad =
+        write(&dir, "bad.json", r#"{"id":"a","constraints":[{"type":"memory","min":2,"max":1,"identifier":"x"}]}"#);
+    let (status, text) = refused(&data, &["size", "validate", &bad]);
+    assert!(status == 1 && text.contains("max 1 is less than min 2") && text.contains("no identifier"), "{text}");
+
+    let layouts = write(
+        &dir,
+        "layouts.yaml",
+        "- {id: a, constraints: {sizes: [small], images: {debian: '>= 12.0'}}}
+- {id: b, constraints: {sizes: [big], images: {debian: '*'}}}
+",
+    );
+    let find =
+        |size, image| anvil(&data, &["layout", "match", "--layouts", &layouts, "--size", size, "--image", image]);
+    assert_eq!(find("small", "debian-12.0.20260701").stdout, b"a\n");
+    assert_eq!(find("big", "debian-11.0.20260701").stdout, b"b\n");
+    assert_eq!(find("small", "debian-11.0.20260701").status.code(), Some(1));
+    assert_eq!(find("small", "debian").status.code(), Some(1));
+    assert_eq!(ok(&data, &["layout", "validate", &layouts]), "2 valid\n");
+}
