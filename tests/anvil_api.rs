@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anvil_support::*;
-use drophammer::anvil::authority::{Authority, BootDecision};
+use drophammer::anvil::authority::Authority;
+use drophammer::anvil::netboot::{BootAuthority, BootDecision};
 use drophammer::api::grpc;
 use drophammer::api::hmac::Role;
 use drophammer::api::rest::{ErrorBody, Image, Machine};
@@ -27,7 +28,7 @@ async fn a_machine_goes_from_registration_to_its_disk() {
     let agent = BootDecision::Agent { cmdline: "console=ttyS0,115200n8".into() };
 
     boot.dhcp(grpc::BootServiceDhcpRequest { uuid: MACHINE.into() }).await.unwrap();
-    assert_eq!(authority.boot(MAC).await, agent);
+    assert_eq!(authority.boot(MAC).await.unwrap(), agent);
     for event in ["Preparing", "Registering"] {
         events.send(send(MACHINE, event, "")).await.unwrap();
     }
@@ -41,7 +42,7 @@ async fn a_machine_goes_from_registration_to_its_disk() {
     assert_eq!(machine.id, MACHINE);
     assert!(stream.message().await.unwrap().is_none(), "the stream ends with OK");
     assert!(allocated_at.elapsed() < Duration::from_secs(4), "woken, not found by looking");
-    assert_eq!(authority.boot(MAC).await, agent, "not installed yet");
+    assert_eq!(authority.boot(MAC).await.unwrap(), agent, "not installed yet");
 
     let progress = "progress step=image done=50 total=100 rate=10 left_s=5";
     events.send(send(MACHINE, "Installing", "start installation")).await.unwrap();
@@ -57,9 +58,9 @@ async fn a_machine_goes_from_registration_to_its_disk() {
     assert_eq!(allocation.image.unwrap().url, "http://10.77.0.1:4242/img.tar.zst");
 
     boot.report(report_request(MACHINE)).await.unwrap();
-    assert_eq!(authority.boot(&MAC.to_uppercase()).await, BootDecision::LocalDisk);
+    assert_eq!(authority.boot(&MAC.to_uppercase()).await.unwrap(), BootDecision::LocalDisk);
     events.send(send(MACHINE, "Booting New Kernel", "")).await.unwrap();
-    authority.saw_dhcp(MACHINE).await;
+    authority.saw_dhcp(MACHINE).await.unwrap();
     let machine: Machine = server.rest(Role::View).get(&format!("/v1/machine/{MACHINE}")).await.unwrap();
     let names: Vec<&str> = machine.events.log.iter().map(|event| event.event.as_str()).collect();
     let expected = ["Booting New Kernel", "Installing", "Waiting", "Registering", "Preparing", "PXE Booting"];
@@ -69,7 +70,7 @@ async fn a_machine_goes_from_registration_to_its_disk() {
     let freed: Machine = server.rest(Role::Edit).delete(&format!("/v1/machine/{MACHINE}/free")).await.unwrap();
     assert_eq!(freed.allocation, None);
     assert_eq!(freed.events.log[0].event, "Machine Reclaim");
-    assert_eq!(authority.boot(MAC).await, agent);
+    assert_eq!(authority.boot(MAC).await.unwrap(), agent);
     server.stop().await;
 }
 
@@ -84,17 +85,17 @@ async fn a_reinstallation_boots_the_agent_again_and_keeps_the_allocation() {
     let edit = server.rest(Role::Edit);
     let _: Machine = edit.post("/v1/machine/allocate", &request).await.unwrap();
     boot.report(report_request(MACHINE)).await.unwrap();
-    assert_eq!(authority.boot(MAC).await, BootDecision::LocalDisk);
+    assert_eq!(authority.boot(MAC).await.unwrap(), BootDecision::LocalDisk);
 
     let body = serde_json::json!({ "id": MACHINE, "imageid": IMAGE });
     let machine: Machine = edit.post(&format!("/v1/machine/{MACHINE}/reinstall"), &body).await.unwrap();
     assert!(machine.allocation.unwrap().reinstall);
-    assert_ne!(authority.boot(MAC).await, BootDecision::LocalDisk);
+    assert_ne!(authority.boot(MAC).await.unwrap(), BootDecision::LocalDisk);
 
     let abort = grpc::BootServiceAbortReinstallRequest { uuid: MACHINE.into(), primary_disk_wiped: false };
     let answer = boot.abort_reinstall(abort).await.unwrap().into_inner();
     assert_eq!(answer.boot_info.unwrap().kernel, "/boot/vmlinuz");
-    assert_eq!(authority.boot(MAC).await, BootDecision::LocalDisk);
+    assert_eq!(authority.boot(MAC).await.unwrap(), BootDecision::LocalDisk);
     server.stop().await;
 }
 
