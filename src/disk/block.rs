@@ -64,7 +64,8 @@ impl OpenDisk {
     ///
     /// Reads and writes go past the page cache where the device lets them: it would hold gigabytes of zeros.
     pub fn claim(path: &Path) -> io::Result<Self> {
-        let open = |flags: i32| File::options().read(true).write(true).custom_flags(flags | nix::libc::O_EXCL).open(path);
+        let open =
+            |flags: i32| File::options().read(true).write(true).custom_flags(flags | nix::libc::O_EXCL).open(path);
         let (file, direct) = match open(nix::libc::O_DIRECT) {
             Ok(file) => (file, true),
             Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => (open(0)?, false),
@@ -79,6 +80,11 @@ impl OpenDisk {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// For ioctls that are not about data.
+    pub fn as_file(&self) -> &File {
+        &self.file
     }
 
     fn needs_copy(&self, address: *const u8) -> bool {

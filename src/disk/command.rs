@@ -95,29 +95,27 @@ pub fn run_plan(args: &PlanArgs) -> Result<ExitCode> {
     }
 }
 
-/// One layout, alone or as a list of one. JSON is YAML, but JSON's own reader has the better errors.
+/// One layout, alone or as a list of one.
 fn read_layout(path: &Path) -> Result<FilesystemLayout> {
-    #[derive(serde::Deserialize)]
-    #[serde(untagged)]
-    enum OneOrMany {
-        One(Box<FilesystemLayout>),
-        Many(Vec<FilesystemLayout>),
-    }
     let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    let begins = text.trim_start().chars().next();
-    let parsed: OneOrMany = if matches!(begins, Some('{' | '[')) {
-        serde_json::from_str(&text).with_context(|| format!("reading {} as JSON", path.display()))?
-    } else {
-        serde_saphyr::from_str(&text).with_context(|| format!("reading {} as YAML", path.display()))?
-    };
-    match parsed {
-        OneOrMany::One(layout) => Ok(*layout),
-        OneOrMany::Many(mut layouts) => match (layouts.pop(), layouts.len()) {
-            (Some(layout), 0) => Ok(layout),
-            (last, others) => {
-                bail!("{} holds {} layouts, expected one", path.display(), others + usize::from(last.is_some()))
-            }
-        },
+    let mut layouts = parse_layouts(&text).with_context(|| format!("reading {} as a layout", path.display()))?;
+    match (layouts.pop(), layouts.len()) {
+        (Some(layout), 0) => Ok(layout),
+        (None, _) => bail!("{} holds no layout", path.display()),
+        (Some(_), others) => bail!("{} holds {} layouts, expected one", path.display(), others + 1),
+    }
+}
+
+/// JSON is YAML, but its own reader has the better errors. YAML is read straight into the type, and not by way of
+/// a value of any type, since only so does `gpttype: 8300` stay a text.
+fn parse_layouts(text: &str) -> Result<Vec<FilesystemLayout>> {
+    let is_content = |line: &&str| !line.is_empty() && !line.starts_with('#') && *line != "---";
+    match text.lines().map(str::trim).find(is_content).and_then(|line| line.chars().next()) {
+        Some('[') => Ok(serde_json::from_str(text)?),
+        Some('{') => Ok(vec![serde_json::from_str(text)?]),
+        Some('-') => Ok(serde_saphyr::from_str(text)?),
+        Some(_) => Ok(vec![serde_saphyr::from_str(text)?]),
+        None => Ok(Vec::new()),
     }
 }
 
@@ -192,4 +190,54 @@ fn print_json(value: &impl serde::Serialize) -> Result<()> {
 /// Not `println!`, which panics when the reader of a pipe is gone.
 fn print(text: &str) -> Result<()> {
     std::io::stdout().lock().write_all(text.as_bytes()).context("writing to standard output")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn captured() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = dir.path().join("sys/block/vda");
+        fs::create_dir_all(disk.join("queue")).unwrap();
+        fs::write(disk.join("size"), "16777216\n").unwrap();
+        fs::write(disk.join("queue/logical_block_size"), "512\n").unwrap();
+        dir
+    }
+
+    fn run(root: &Path, layout: &str, format: OutputFormat) -> Result<ExitCode> {
+        let file = root.join("layout");
+        fs::write(&file, layout).unwrap();
+        let (layout, root) = (file, root.to_owned());
+        run_plan(&PlanArgs { layout, root, reinstall: false, firmware: Some(FirmwareArg::Bios), format })
+    }
+
+    /// `ExitCode` can be compared no other way.
+    fn same(result: Result<ExitCode>, code: u8) -> bool {
+        format!("{:?}", result.unwrap()) == format!("{:?}", ExitCode::from(code))
+    }
+
+    #[test]
+    fn plans_a_captured_machine_from_yaml_json_and_a_list() {
+        let dir = captured();
+        let vm = include_str!("../../tests/fixtures/layouts/vm.json");
+        let gpu = include_str!("../../tests/fixtures/layouts/gpu.json");
+        let yaml = "# comment\nid: y\ndisks:\n- device: /dev/vda\n  partitions:\n  - {number: 1, size: 0, gpttype: 8300}\n\
+                    filesystems:\n- {device: /dev/vda1, path: /, format: ext4}\nraid: null\n";
+        let listed = format!("---\n- {}", yaml.trim_start_matches("# comment\n").trim_end().replace('\n', "\n  "));
+        assert!(same(run(dir.path(), vm, OutputFormat::Table), 0));
+        assert!(same(run(dir.path(), &format!("[{vm}]"), OutputFormat::Json), 0));
+        assert!(same(run(dir.path(), yaml, OutputFormat::Table), 0));
+        assert!(same(run(dir.path(), &listed, OutputFormat::Table), 0));
+        assert!(same(run(dir.path(), gpu, OutputFormat::Json), 1));
+        let error = run(dir.path(), &format!("[{vm},{gpu}]"), OutputFormat::Table).unwrap_err();
+        assert!(error.to_string().ends_with("holds 2 layouts, expected one"), "{error}");
+        for (text, end) in
+            [("disks: [", "as a layout"), ("{\"disks\": 5}", "as a layout"), ("[]", "no layout"), ("", "no layout")]
+        {
+            let error = run(dir.path(), text, OutputFormat::Table).unwrap_err().to_string();
+            assert!(error.ends_with(end), "{text}: {error}");
+        }
+    }
 }

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -37,6 +38,23 @@ pub struct DiskFacts {
     pub partitions: Vec<PartitionFacts>,
     /// What was read from the disk itself; absent where that could not be done, as in a captured tree.
     pub content: Option<Content>,
+}
+
+impl DiskFacts {
+    /// Byte ranges of all partitions that the kernel has or the disk's own table names: where old super blocks lie.
+    pub fn old_ranges(&self) -> Vec<Range<u64>> {
+        let sector = u64::from(self.sector_bytes);
+        let known = self.partitions.iter().map(|p| p.start.0..p.start.0.saturating_add(p.size.0));
+        let listed = match self.content.as_ref().map(|content| &content.table) {
+            Some(Table::Gpt(table)) => table.partitions.as_slice(),
+            Some(Table::None | Table::Mbr | Table::DamagedGpt(_)) | None => &[],
+        };
+        // The table may be a stranger's, with any numbers.
+        let listed = listed
+            .iter()
+            .map(|p| p.first_lba.saturating_mul(sector)..p.last_lba.saturating_add(1).saturating_mul(sector));
+        known.chain(listed).filter(|range| range.start < range.end && range.end <= self.size.0).collect()
+    }
 }
 
 /// What sort of device, as far as erasing and installing care.
@@ -160,8 +178,8 @@ fn read_disk(roots: &Roots, name: &str, mounts: &[Mount]) -> Result<Option<DiskF
     if read_number(&folder.join("hidden")) == Some(1) {
         return Ok(None);
     }
-    let units = read_number(&folder.join("size"))
-        .with_context(|| format!("reading {}", folder.join("size").display()))?;
+    let units =
+        read_number(&folder.join("size")).with_context(|| format!("reading {}", folder.join("size").display()))?;
     let size = Bytes(units.saturating_mul(512));
     let sector_bytes = read_number(&folder.join("queue/logical_block_size")).and_then(|n| u32::try_from(n).ok());
     let sector_bytes = sector_bytes.unwrap_or(512);
@@ -355,7 +373,8 @@ fn read_uses(folder: &Path, name: &str, mounts: &[Mount]) -> Result<Vec<DiskUse>
         let device = format!("/dev/{}", node_name(&name));
         let number = fs::read_to_string(folder.join("dev")).unwrap_or_default();
         // The number finds /dev/root; the source finds btrfs, which invents a number of its own.
-        let fits = |mount: &&Mount| mount.source == device || (!mount.number.is_empty() && mount.number == number.trim());
+        let fits =
+            |mount: &&Mount| mount.source == device || (!mount.number.is_empty() && mount.number == number.trim());
         uses.extend(mounts.iter().filter(fits).map(|mount| match &mount.target {
             Some(target) => DiskUse::Mounted { device: device.clone(), target: target.clone() },
             None => DiskUse::Swap { device: device.clone() },
@@ -398,9 +417,11 @@ mod tests {
 
     #[test]
     fn mountinfo_with_and_without_optional_fields() {
-        let text = "29 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n30 29 0:26 / /sub rw - btrfs /dev/sdb1 rw\nodd\n";
+        let text =
+            "29 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n30 29 0:26 / /sub rw - btrfs /dev/sdb1 rw\nodd\n";
         let mounts = parse_mountinfo(text);
-        let shown: Vec<_> = mounts.iter().map(|m| (m.number.as_str(), m.source.as_str(), m.target.as_deref())).collect();
+        let shown: Vec<_> =
+            mounts.iter().map(|m| (m.number.as_str(), m.source.as_str(), m.target.as_deref())).collect();
         assert_eq!(shown, [("254:0", "/dev/vda", Some("/")), ("0:26", "/dev/sdb1", Some("/sub"))]);
     }
 

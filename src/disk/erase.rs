@@ -11,7 +11,9 @@ use serde::Serialize;
 
 use super::block::{AlignedBuffer, BlockDevice, OpenDisk};
 use super::device::{DiskFacts, DiskKind};
+use super::partition::forget_partitions;
 use super::verify::{Blank, verify};
+use crate::sys::roots::Roots;
 use crate::sys::units::Bytes;
 
 /// One piece of work between two reports of progress: about a second on a hard disk.
@@ -171,7 +173,7 @@ pub fn erase_all(
     options: &EraseOptions,
     progress: &mut dyn FnMut(&EraseProgress),
 ) -> Vec<EraseOutcome> {
-    erase_where(disks, options, progress, |disk| reason_to_skip(disk))
+    erase_where(disks, options, progress, reason_to_skip)
 }
 
 /// As [`erase_all`], for disks that a person named: of any kind. Those in use are still refused.
@@ -304,9 +306,15 @@ fn erase_disk(disk: &DiskFacts, options: &EraseOptions, report: &dyn Fn(Method, 
         let reason = format!("it has {} bytes and had {} when it was looked at", device.size_bytes(), disk.size.0);
         return EraseResult::Failed { reason };
     }
-    let known: Vec<u64> = disk.partitions.iter().flat_map(|p| [p.start.0, p.start.0 + p.size.0.max(1) - 1]).collect();
+    let known: Vec<u64> = disk.old_ranges().iter().flat_map(|old| [old.start, old.end.saturating_sub(1)]).collect();
     match erase_device(&device, &ladder(disk), &known, options, report) {
-        Ok(erased) => EraseResult::Erased(erased),
+        Ok(erased) => {
+            // The kernel would go on with partitions of a table that is gone.
+            if let Err(error) = forget_partitions(&Roots::system(), &disk.device, device.as_file()) {
+                tracing::warn!(disk = %disk.device, error = format!("{error:#}"), "old partitions are still known");
+            }
+            EraseResult::Erased(erased)
+        }
         Err(refusals) => {
             let told = refusals.iter().map(|r| format!("{}: {}", r.method, r.reason));
             EraseResult::Failed { reason: told.collect::<Vec<_>>().join("; ") }

@@ -22,7 +22,9 @@ pub enum Fault {
     DiskInUse { device: String, use_: DiskUse },
     #[error("{device}: sectors of {found} bytes; a GPT can be written for 512 and 4096")]
     SectorSize { device: String, found: u32 },
-    #[error("{device}: too small: the partitions need {needed_bytes} bytes, the disk has {usable_bytes} for them ({size})")]
+    #[error(
+        "{device}: too small: the partitions need {needed_bytes} bytes, the disk has {usable_bytes} for them ({size})"
+    )]
     DiskTooSmall { device: String, needed_bytes: u128, usable_bytes: u64, size: Bytes },
     #[error("{device}: partition number {number} is above 128, the length of the partition table")]
     NumberAboveTable { device: String, number: u32 },

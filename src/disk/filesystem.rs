@@ -18,8 +18,7 @@ pub fn make_filesystem(filesystem: &FilesystemPlan, node: &Path, mode: Mode) -> 
 
 /// Tools that the file systems need and that are not there.
 pub fn missing_tools<'a>(filesystems: impl Iterator<Item = &'a FilesystemPlan>) -> Vec<&'static str> {
-    let mut missing: Vec<&str> =
-        filesystems.filter_map(|fs| tool(fs.format)).filter(|tool| !has_tool(tool)).collect();
+    let mut missing: Vec<&str> = filesystems.filter_map(|fs| tool(fs.format)).filter(|tool| !has_tool(tool)).collect();
     missing.sort_unstable();
     missing.dedup();
     missing

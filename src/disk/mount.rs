@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
@@ -68,8 +68,12 @@ impl Mounts {
 
     fn add(&mut self, source: &Path, target: &Path, format: &str, flags: MsFlags, data: Option<&str>) -> Result<()> {
         make_directory(target).with_context(|| format!("making mount point {}", target.display()))?;
-        let what = || format!("mounting {} ({format}) at {}", source.display(), target.display());
-        mount(Some(source), target, Some(format), flags, data).with_context(what)?;
+        mount(Some(source), target, Some(format), flags, data)
+            .map_err(|error| match error {
+                Errno::ENODEV => anyhow!("the kernel does not know the file system {format}"),
+                other => other.into(),
+            })
+            .with_context(|| format!("mounting {} ({format}) at {}", source.display(), target.display()))?;
         self.targets.push(target.to_owned());
         Ok(())
     }

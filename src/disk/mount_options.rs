@@ -12,11 +12,32 @@ pub struct MountOptions {
 
 /// Words that have no meaning for an installation, or only for mount(8), systemd and the boot scripts.
 const DROPPED: [&str; 25] = [
-    "defaults", "unbindable", "runbindable", "private", "rprivate", "slave", "rslave", "shared", "rshared", "auto", "noauto",
-    "comment", "loop", "offset", "sizelimit", // metal-hammer's list; the others mount(8) keeps to itself
-    "nofail", "_netdev", "user", "nouser", "users", "owner", "group", "rw",
+    "defaults",
+    "unbindable",
+    "runbindable",
+    "private",
+    "rprivate",
+    "slave",
+    "rslave",
+    "shared",
+    "rshared",
+    "auto",
+    "noauto",
+    "comment",
+    "loop",
+    "offset",
+    "sizelimit", // metal-hammer's list; the others mount(8) keeps to itself
+    "nofail",
+    "_netdev",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "rw",
     // The image has to be written first. fstab still has it.
-    "ro", "silent",
+    "ro",
+    "silent",
 ];
 
 /// Set, or taken away again by the later word.
@@ -69,7 +90,15 @@ mod tests {
 
     #[test]
     fn flags_data_and_words_for_others_are_told_apart() {
-        let options = parse(&["defaults", "noatime", "nofail", "x-systemd.automount", "errors=remount-ro", "nosuid,data=ordered", "suid"]);
+        let options = parse(&[
+            "defaults",
+            "noatime",
+            "nofail",
+            "x-systemd.automount",
+            "errors=remount-ro",
+            "nosuid,data=ordered",
+            "suid",
+        ]);
         assert_eq!(options.flags, MsFlags::MS_NOATIME);
         assert_eq!(options.data.as_deref(), Some("errors=remount-ro,data=ordered"));
     }

@@ -38,18 +38,19 @@ pub fn partition_disk(roots: &Roots, plan: &DiskPlan) -> Result<()> {
         write_table(plan, &mut file)?;
         sync(&file).with_context(|| format!("flushing {}", device.display()))?;
         verify_table(plan, &file).with_context(|| format!("reading the new table of {} back", device.display()))?;
-        reread(&file).with_context(|| format!("telling the kernel of the new table of {}", device.display()))?;
+        tell_kernel(roots, plan, &file)
+            .with_context(|| format!("telling the kernel of the new table of {}", device.display()))?;
     }
     wait_for_nodes(roots, plan)
 }
 
 /// Removes signatures of a disk that gets no table.
-pub fn blank_disk(plan: &DiskPlan) -> Result<()> {
+pub fn blank_disk(roots: &Roots, plan: &DiskPlan) -> Result<()> {
     let device = Path::new(&plan.disk.device);
     let file = claim(device)?;
     erase_signatures(plan, &file)?;
     sync(&file).with_context(|| format!("flushing {}", device.display()))?;
-    reread(&file).with_context(|| format!("telling the kernel that {} has no table", device.display()))
+    forget_partitions(roots, &plan.disk.device, &file)
 }
 
 /// Exclusive: fails with EBUSY while anything on the disk is mounted or held.
@@ -69,8 +70,32 @@ fn retry_busy<T>(mut act: impl FnMut() -> std::io::Result<T>) -> std::io::Result
     }
 }
 
-fn reread(file: &File) -> Result<()> {
-    Ok(retry_busy(|| block::reread_partitions(file.as_fd()))?)
+/// One by one and not by BLKRRPART, since not every kernel can read a GPT, nor every device be read anew (a loop device
+/// without the flag for it).
+fn tell_kernel(roots: &Roots, plan: &DiskPlan, file: &File) -> Result<()> {
+    forget_partitions(roots, &plan.disk.device, file)?;
+    let sector = u64::from(plan.disk.sector_bytes);
+    for partition in &plan.partitions {
+        let (number, start, length) = (partition.number, partition.first_lba * sector, partition.size.0);
+        block::add_partition(file.as_fd(), number, start, length)
+            .with_context(|| format!("adding partition {number}"))?;
+    }
+    Ok(())
+}
+
+/// Takes all partitions of a disk from the kernel, with what it has cached of them.
+pub fn forget_partitions(roots: &Roots, device: &str, file: &impl AsFd) -> Result<()> {
+    for partition in read_disk_at(roots, device)?.partitions {
+        match retry_busy(|| block::delete_partition(file.as_fd(), partition.number)) {
+            Ok(()) => {}
+            // Gone meanwhile.
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENXIO) => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("taking {} from the kernel", partition.name));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn sync(file: &File) -> Result<()> {
@@ -84,7 +109,7 @@ fn sync(file: &File) -> Result<()> {
 /// Zeros at both ends of the disk, of its old partitions and of its new ones, so that nothing old is found again.
 pub fn erase_signatures(plan: &DiskPlan, file: &File) -> Result<()> {
     let (size, sector) = (plan.disk.size.0, u64::from(plan.disk.sector_bytes));
-    let old = plan.disk.partitions.iter().map(|p| (p.start.0, p.start.0.saturating_add(p.size.0)));
+    let old = plan.disk.old_ranges().into_iter().map(|old| (old.start, old.end));
     let new = plan.partitions.iter().map(|p| (p.first_lba * sector, (p.last_lba + 1) * sector));
     let zeros = vec![0; SIGNATURE_BYTES as usize];
     for (start, end) in std::iter::once((0, size)).chain(old).chain(new) {
@@ -151,7 +176,8 @@ fn header(plan: &DiskPlan, sectors: u64, block: LogicalBlockSize, copy: Copy) ->
 /// The whole array, unused entries as well, since its checksum is over all of it.
 fn write_entries(plan: &DiskPlan, header: &Header, block: LogicalBlockSize, file: &mut File) -> Result<()> {
     for number in 1..=GPT_ENTRIES {
-        let entry = plan.partitions.iter().find(|p| p.number == number).map_or_else(gpt::partition::Partition::zero, entry);
+        let entry =
+            plan.partitions.iter().find(|p| p.number == number).map_or_else(gpt::partition::Partition::zero, entry);
         entry
             .write_to_device(file, u64::from(number - 1), header.part_start, block, header.part_size)
             .with_context(|| format!("writing GPT entry {number}"))?;

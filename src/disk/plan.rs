@@ -173,7 +173,7 @@ impl Plan {
 
     /// The EFI system partition, as mounted.
     pub fn esp(&self) -> Option<&FilesystemPlan> {
-        ESP_PATHS.iter().find_map(|path| self.filesystem_at(path)).filter(|fs| fs.format == Format::Vfat)
+        ESP_PATHS.iter().filter_map(|path| self.filesystem_at(path)).find(|fs| fs.format == Format::Vfat)
     }
 
     pub fn disk(&self, device: &str) -> Option<&DiskPlan> {

@@ -25,12 +25,7 @@ const NAME_UNITS: usize = 36;
 const BIOS_BOOT_REASON: &str = "BIOS boots GRUB from it; the layout has none";
 
 /// The plan, or every fault.
-pub fn plan(
-    layout: &FilesystemLayout,
-    disks: &[DiskFacts],
-    firmware: Firmware,
-    mode: Mode,
-) -> Result<Plan, Faults> {
+pub fn plan(layout: &FilesystemLayout, disks: &[DiskFacts], firmware: Firmware, mode: Mode) -> Result<Plan, Faults> {
     plan_with(layout, disks, firmware, mode, Uuid::new_v4)
 }
 
@@ -232,7 +227,9 @@ impl<I: FnMut() -> Uuid> Planner<'_, I> {
                 }
                 return Some(Place::WholeDisk { disk: disk.device.clone() });
             }
-            if let Some(partition) = disk.partitions.iter().find(|p| &partition_device(&disk.device, p.number) == device) {
+            if let Some(partition) =
+                disk.partitions.iter().find(|p| &partition_device(&disk.device, p.number) == device)
+            {
                 return Some(Place::Partition { disk: disk.device.clone(), number: partition.number });
             }
         }
@@ -247,9 +244,9 @@ impl<I: FnMut() -> Uuid> Planner<'_, I> {
         place: Place,
         disks: &[DiskPlan],
     ) -> Option<FilesystemPlan> {
-        let kept = place.disk().and_then(|device| {
-            disks.iter().find(|disk| disk.disk.device == device && disk.action == DiskAction::Keep)
-        });
+        let kept = place
+            .disk()
+            .and_then(|device| disks.iter().find(|disk| disk.disk.device == device && disk.action == DiskAction::Keep));
         let (action, uuid) = match (format, kept) {
             (Format::Tmpfs | Format::None, _) => (FilesystemAction::Nothing, None),
             (_, None) => (FilesystemAction::Make, Some(self.new_uuid(format))),
@@ -342,15 +339,15 @@ impl<I: FnMut() -> Uuid> Planner<'_, I> {
     /// Device of the disk of `/`.
     fn check_boot(&mut self, filesystems: &[FilesystemPlan], disks: &[DiskPlan]) -> Option<String> {
         let at = |path: &str| filesystems.iter().find(|fs| fs.path.as_deref() == Some(path));
-        if self.firmware == Firmware::Uefi
-            && !self.declared(|fs, format| {
-                format == Format::Vfat && fs.path.as_deref().and_then(clean_path).is_some_and(|p| ESP_PATHS.contains(&p.as_str()))
-            })
-        {
+        let cleaned = |fs: &Filesystem| fs.path.as_deref().and_then(clean_path);
+        let is_esp = |fs: &Filesystem, format: Option<Format>| {
+            matches!(format, Some(Format::Vfat) | None) && cleaned(fs).is_some_and(|p| ESP_PATHS.contains(&p.as_str()))
+        };
+        if self.firmware == Firmware::Uefi && !self.declares(is_esp) {
             self.faults.push(Fault::NoEsp);
         }
         let Some(root) = at("/") else {
-            if !self.declared(|fs, _| fs.path.as_deref().and_then(clean_path).is_some_and(|path| path == "/")) {
+            if !self.declares(|fs, _| cleaned(fs).is_some_and(|path| path == "/")) {
                 self.faults.push(Fault::NoRoot);
             }
             return None;
@@ -368,9 +365,10 @@ impl<I: FnMut() -> Uuid> Planner<'_, I> {
         Some(device)
     }
 
-    /// Whether the layout names such a file system, even where it could not be planned for another fault.
-    fn declared(&self, fits: impl Fn(&Filesystem, Format) -> bool) -> bool {
-        self.layout.filesystems.iter().any(|fs| Format::parse(&fs.format).is_none_or(|format| fits(fs, format)))
+    /// Whether the layout names such a file system, even where another fault kept it from being planned. An unknown
+    /// format is `None`.
+    fn declares(&self, fits: impl Fn(&Filesystem, Option<Format>) -> bool) -> bool {
+        self.layout.filesystems.iter().any(|fs| fits(fs, Format::parse(&fs.format)))
     }
 
     fn add_bios_boot(&mut self, plan: &mut Plan) {
@@ -378,7 +376,8 @@ impl<I: FnMut() -> Uuid> Planner<'_, I> {
             return;
         }
         let boot = plan.boot_disk.clone();
-        let Some(disk) = plan.disks.iter_mut().find(|d| d.disk.device == boot && d.action == DiskAction::Partition) else {
+        let Some(disk) = plan.disks.iter_mut().find(|d| d.disk.device == boot && d.action == DiskAction::Partition)
+        else {
             return;
         };
         if disk.partitions.is_empty() || disk.partitions.iter().any(|p| p.gpt_type == GptType::BiosBoot) {

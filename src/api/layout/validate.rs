@@ -258,7 +258,10 @@ fn is_version(text: &str) -> bool {
     let core = text.split(['-', '+']).next().unwrap_or_default();
     let parts: Vec<&str> = core.split('.').collect();
     let is_number = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-    parts.len() <= 3 && parts.iter().all(is_number) && !text.ends_with(['-', '+']) && !text.contains(char::is_whitespace)
+    parts.len() <= 3
+        && parts.iter().all(is_number)
+        && !text.ends_with(['-', '+'])
+        && !text.contains(char::is_whitespace)
 }
 
 #[cfg(test)]

@@ -51,7 +51,12 @@ fn counted() -> impl FnMut() -> Uuid {
     }
 }
 
-fn plan_counted(layout: &FilesystemLayout, disks: &[DiskFacts], firmware: Firmware, mode: Mode) -> Result<Plan, Faults> {
+fn plan_counted(
+    layout: &FilesystemLayout,
+    disks: &[DiskFacts],
+    firmware: Firmware,
+    mode: Mode,
+) -> Result<Plan, Faults> {
     plan_with(layout, disks, firmware, mode, counted())
 }
 
@@ -86,7 +91,7 @@ fn small_machine_by_bios_gets_a_boot_partition_in_the_gap() {
 #[test]
 fn uefi_adds_nothing_and_a_layout_with_ef02_keeps_its_own() {
     let disk = facts("/dev/vda", 8 * GIB, 512);
-    let plan = plan_counted(&vm(), &[disk.clone()], Firmware::Uefi, Mode::Install).unwrap();
+    let plan = plan_counted(&vm(), std::slice::from_ref(&disk), Firmware::Uefi, Mode::Install).unwrap();
     assert_eq!(plan.disks[0].partitions.len(), 3);
     let own = layout(json!({
         "disks": [{"device": "/dev/vda", "partitions": [
@@ -118,7 +123,10 @@ fn fstab_and_ids_come_from_the_plan_alone() {
     assert_eq!(plan.esp().and_then(|esp| esp.path.as_deref()), Some("/boot/efi"));
     assert_eq!(plan.boot_disk, "/dev/vda");
     let json: Value = serde_json::from_str(&disk_json(&plan)).unwrap();
-    assert_eq!(json["Partitions"][0], json!({"Label": "efi", "Filesystem": "vfat", "Properties": {"UUID": "0000-0006"}}));
+    assert_eq!(
+        json["Partitions"][0],
+        json!({"Label": "efi", "Filesystem": "vfat", "Properties": {"UUID": "0000-0006"}})
+    );
 }
 
 #[test]
