@@ -60,8 +60,8 @@ fn write_machine(f: &mut fmt::Formatter<'_>, inventory: &Inventory) -> fmt::Resu
     line("Board", join(&[board.vendor.as_deref(), board.name.as_deref(), board.version.as_deref()]))?;
     let bios = inventory.bios.clone().unwrap_or_default();
     let mode = inventory.firmware.map(|mode| match mode {
-        FirmwareMode::Uefi => "UEFI:",
-        FirmwareMode::Bios => "BIOS:",
+        FirmwareMode::Uefi => "UEFI",
+        FirmwareMode::Bios => "BIOS",
     });
     line("Firmware", join(&[mode, bios.vendor.as_deref(), bios.version.as_deref(), bios.date.as_deref()]))?;
     line("Memory", memory(inventory))
