@@ -2,7 +2,6 @@
 
 use std::fmt::{self, Write};
 
-use crate::sys::firmware::Firmware;
 use super::Inventory;
 use super::disk::{Disk, DiskKind, Transport};
 use super::dmi::MachineKind;
@@ -60,8 +59,8 @@ fn write_machine(f: &mut fmt::Formatter<'_>, inventory: &Inventory) -> fmt::Resu
     line("Board", join(&[board.vendor.as_deref(), board.name.as_deref(), board.version.as_deref()]))?;
     let bios = inventory.bios.clone().unwrap_or_default();
     let mode = inventory.firmware.map(|mode| match mode {
-        Firmware::Uefi => "UEFI:",
-        Firmware::Bios => "BIOS:",
+        Firmware::Uefi => "UEFI",
+        Firmware::Bios => "BIOS",
     });
     line("Firmware", join(&[mode, bios.vendor.as_deref(), bios.version.as_deref(), bios.date.as_deref()]))?;
     line("Memory", memory(inventory))
