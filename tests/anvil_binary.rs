@@ -124,7 +124,12 @@ async fn a_killed_server_has_kept_all_that_it_answered() {
     first.kill();
 
     let second = Process::start(&data);
-    assert_eq!(json(&data, &["image", "list"])[0]["digest"], added["digest"]);
+    let kept = json(&data, &["image", "list"]);
+    assert_eq!(kept[0]["digest"], added["digest"]);
+    let client: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(data.join("client.json")).unwrap()).unwrap();
+    let url = format!("{}/images/{IMAGE}/img.tar.zst", client["url"].as_str().unwrap());
+    assert_eq!(kept[0]["url"], url, "the port has changed, so has the URL");
     assert_eq!(json(&data, &["machine", "list"])[0]["id"], MACHINE);
     let allocated =
         json(&data, &["machine", "allocate", MACHINE, "--image", IMAGE, "--layout", "vm", "--hostname", "web-1"]);
@@ -132,7 +137,10 @@ async fn a_killed_server_has_kept_all_that_it_answered() {
 
     let third = Process::start(&data);
     let machine = json(&data, &["machine", "show", MACHINE]);
-    assert_eq!(machine["allocation"], allocated["allocation"]);
+    for key in ["allocationuuid", "hostname", "filesystemlayout", "created"] {
+        assert_eq!(machine["allocation"][key], allocated["allocation"][key], "{key}");
+    }
+    assert_eq!(machine["allocation"]["image"]["digest"], added["digest"]);
     let mut boot = third.boot_service(&data).await;
     boot.report(report_request(MACHINE)).await.unwrap();
     third.kill();
@@ -144,6 +152,22 @@ async fn a_killed_server_has_kept_all_that_it_answered() {
     assert_eq!(freed["events"]["log"][0]["event"], "Machine Reclaim");
     let events = ok(&data, &["machine", "events", MACHINE]);
     assert!(events.contains("Machine Reclaim"), "{events}");
+}
+
+#[tokio::test]
+async fn a_terminated_server_ends_well_though_a_machine_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let mut server = Process::start(&data);
+    let mut boot = server.boot_service(&data).await;
+    boot.register(register_request(MACHINE)).await.unwrap();
+    let request = drophammer::api::grpc::BootServiceWaitRequest { machine_id: MACHINE.into() };
+    let mut stream = boot.wait(request).await.unwrap().into_inner();
+    let pid = nix::unistd::Pid::from_raw(server.child.id().try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert_eq!(stream.message().await.unwrap_err().code(), tonic::Code::Unavailable);
+    drop((stream, boot));
+    assert!(server.child.wait().unwrap().success());
 }
 
 #[tokio::test]

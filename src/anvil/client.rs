@@ -55,10 +55,11 @@ impl Client {
         self.send(self.request(Method::DELETE, path)).await
     }
 
-    /// Sends a file as the body.
+    /// Sends a file as the body of a `PUT`, once the server has said that it would take it. The path has a query.
     pub async fn upload<T: DeserializeOwned>(&self, path: &str, file: &Path) -> Result<T> {
         let opening = || format!("opening {}", file.display());
         let file = tokio::fs::File::open(file).await.with_context(opening)?;
+        let _: T = self.send(self.request(Method::PUT, &format!("{path}&dry_run=true"))).await?;
         let length = file.metadata().await.with_context(opening)?.len();
         let request = self.request(Method::PUT, path).header("content-length", length).body(file);
         self.send(request).await

@@ -114,6 +114,10 @@ pub struct Upload {
     /// What the sender expects, `sha256:<hex>`.
     #[serde(default)]
     pub digest: Option<String>,
+    /// Only say whether the upload would be accepted. A client asks so first: a refusal in the middle of sending is
+    /// seen as a broken connection.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// Takes in a local image: file first, then the entry.
@@ -134,6 +138,9 @@ where
         ..Image::default()
     })?;
     refuse_existing(anvil, id).await?;
+    if upload.dry_run {
+        return Ok(image);
+    }
 
     let dir = anvil.images_dir();
     let fresh = FreshFile(dir.join(format!("{UPLOAD_PREFIX}{}", uuid::Uuid::new_v4())));
@@ -243,6 +250,38 @@ pub async fn remove(anvil: &Anvil, id: &str) -> Result<Image, Refusal> {
     }
     tracing::info!(image = %image.id, "image removed");
     Ok(image)
+}
+
+/// Gives local images the server's present address, also in allocations that are still to be installed.
+pub fn refresh_urls(tx: &Tx<'_>, dir: &Path, base: &str) -> Result<(), Refusal> {
+    for image in tx.all::<Image>()? {
+        let Some(url) = local_url(&image, dir, base) else { continue };
+        if url != image.url {
+            tracing::info!(image = %image.id, %url, "the image has a new address");
+            refresh_allocations(tx, &image, &url)?;
+            tx.put(&Image { url, ..image })?;
+        }
+    }
+    Ok(())
+}
+
+/// The present URL of an image whose file lies here; `None` for one that lies elsewhere.
+fn local_url(image: &Image, dir: &Path, base: &str) -> Option<String> {
+    let (before, file) = image.url.rsplit_once('/')?;
+    let ours = before.ends_with(&format!("/images/{}", image.id)) && dir.join(&image.id).join(file).is_file();
+    ours.then(|| format!("{base}/images/{}/{file}", image.id))
+}
+
+fn refresh_allocations(tx: &Tx<'_>, before: &Image, url: &str) -> Result<(), Refusal> {
+    for id in tx.machines_using_image(&before.id)? {
+        let mut machine = tx.expect_machine(&id)?;
+        let image = machine.allocation.as_mut().and_then(|allocation| allocation.image.as_mut());
+        if let Some(image) = image.filter(|image| image.url == before.url) {
+            image.url = url.to_owned();
+            tx.put_machine(&machine)?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes what uploads left behind that were cut off by a kill.

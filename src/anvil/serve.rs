@@ -13,7 +13,6 @@ use tokio::task::JoinSet;
 
 use super::config::Config;
 use super::grpc;
-use super::images;
 use super::keys;
 use super::machines;
 use super::rest;
@@ -57,7 +56,6 @@ pub struct ClientFile {
 /// Opens the data directory and tells clients on this host where the server is.
 pub fn open(config: Config, endpoints: Endpoints) -> Result<Anvil> {
     let anvil = Anvil::open(config, endpoints)?;
-    images::sweep_uploads(&anvil.images_dir())?;
     let data = std::path::absolute(&anvil.config.data).context("making the data directory's path absolute")?;
     let client = ClientFile { url: endpoints.http_url(), key_file: keys::key_file(&data.join("hmac"), Role::Admin) };
     keys::write_secret(&data.join("client.json"), &serde_json::to_string_pretty(&client)?)?;

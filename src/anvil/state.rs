@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::ops::Deref;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use time::OffsetDateTime;
 
 use super::ca::{Pki, ensure_pki};
 use super::config::Config;
+use super::images;
 use super::keys::{Keys, ensure_keys};
 use super::machines::Partition;
 use super::progress::LiveProgress;
@@ -63,13 +65,23 @@ impl Anvil {
     /// Opens the data directory, making what is missing: database, authority, keys.
     pub fn open(config: Config, endpoints: Endpoints) -> Result<Self> {
         let data = &config.data;
-        fs::create_dir_all(data.join("images")).with_context(|| format!("creating {}", data.display()))?;
+        // The database and the keys in it are nobody else's.
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(data.join("images"))
+            .with_context(|| format!("creating {}", data.display()))?;
         let lock = lock_data_dir(data)?;
         let keys = ensure_keys(&data.join("hmac"))?;
         let pki = ensure_pki(&data.join("ca"), config.listen, OffsetDateTime::now_utc())?;
         let store = Store::open(&data.join("anvil.db"))?;
         let partition = Partition::from_config(&config.partition, endpoints);
         store.run_blocking(|tx| tx.put(&partition)).context("storing the partition")?;
+        let images = data.join("images");
+        images::sweep_uploads(&images)?;
+        store
+            .run_blocking(|tx| images::refresh_urls(tx, &images, &endpoints.http_url()))
+            .context("bringing the URLs of local images up to date")?;
         Ok(Self(Arc::new(Shared {
             config,
             endpoints,

@@ -5,6 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 
+use crate::anvil::config::parse_yaml;
+
 /// Reads one object or a list.
 pub(super) fn read_list<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let value: serde_json::Value = read_value(path)?;
@@ -16,14 +18,15 @@ pub(super) fn read_list<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
         .into_iter()
         .enumerate()
         .map(|(index, item)| {
-            T::deserialize(item).with_context(|| format!("parsing object {} of {}", index + 1, path.display()))
+            serde_path_to_error::deserialize(item)
+                .with_context(|| format!("parsing object {} of {}", index + 1, path.display()))
         })
         .collect()
 }
 
 /// Reads one object.
 pub(super) fn read_one<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    T::deserialize(read_value(path)?).with_context(|| format!("parsing {}", path.display()))
+    serde_path_to_error::deserialize(read_value(path)?).with_context(|| format!("parsing {}", path.display()))
 }
 
 /// JSON goes through its own parser: more exact messages, and tabs are allowed.
@@ -34,7 +37,7 @@ fn read_value(path: &Path) -> Result<serde_json::Value> {
     {
         return Ok(value);
     }
-    serde_saphyr::from_str(&text).map_err(|error| anyhow::anyhow!("parsing {}: {error}", path.display()))
+    parse_yaml(&text).with_context(|| format!("parsing {}", path.display()))
 }
 
 #[cfg(test)]
@@ -55,6 +58,6 @@ mod tests {
         assert_eq!(read("{\n\t\"id\": \"a\"\n}").unwrap(), ["a"]);
         assert_eq!(read("[{id: a}, {id: b}]").unwrap(), ["a", "b"]);
         let error = format!("{:#}", read("- id: a\n- id: [1]\n").unwrap_err());
-        assert!(error.contains("parsing object 2 of"), "{error}");
+        assert!(error.contains("parsing object 2 of") && error.contains("id: invalid type"), "{error}");
     }
 }

@@ -1,5 +1,6 @@
 //! `anvil serve`.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -72,6 +73,9 @@ fn terminated() -> Result<impl Future<Output = ()>> {
 fn start_log() -> Result<()> {
     // The libraries below are of interest only when they complain.
     let filter = Targets::new().with_default(LevelFilter::WARN).with_target("drophammer", LevelFilter::INFO);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
     tracing_subscriber::registry().with(filter).with(lines).try_init().context("starting the log")
 }

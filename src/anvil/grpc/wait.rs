@@ -94,7 +94,7 @@ async fn until_end(anvil: &Anvil, id: &str, call: &mut Call, sender: &mpsc::Send
                 Signal::ShuttingDown => return End::ShuttingDown,
             },
             _ = ticks.tick() => {
-                let look = signs % SIGNS_PER_LOOK == 0;
+                let look = signs.is_multiple_of(SIGNS_PER_LOOK);
                 signs = signs.wrapping_add(1);
                 // A full channel means that the client has not taken the last sign yet; no need to pile up more.
                 if let Err(mpsc::error::TrySendError::Closed(_)) = sender.try_send(Ok(BootServiceWaitResponse {})) {

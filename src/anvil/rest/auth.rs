@@ -17,12 +17,12 @@ use crate::api::hmac::{self, Role};
 pub(super) struct Caller(pub(super) Role);
 
 impl Caller {
-    /// The user behind the key, as metal-api names it.
+    /// The user behind the key: metal-api's name for it, without its domain.
     pub(super) fn user(self) -> &'static str {
         match self.0 {
-            Role::View => "metal-view@metal-stack.io",
-            Role::Edit => "metal-edit@metal-stack.io",
-            Role::Admin => "metal-admin@metal-stack.io",
+            Role::View => "metal-view",
+            Role::Edit => "metal-edit",
+            Role::Admin => "metal-admin",
         }
     }
 }

@@ -12,6 +12,8 @@ mod events;
 mod machines;
 mod schema;
 
+use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -35,7 +37,10 @@ pub struct Tx<'c>(rusqlite::Transaction<'c>);
 impl Store {
     /// Opens the file, creating it at the first start and bringing its schema up to date.
     pub fn open(path: &Path) -> Result<Self> {
-        let connection = Connection::open(path).with_context(|| format!("opening {}", path.display()))?;
+        let opening = || format!("opening {}", path.display());
+        // It holds passwords. SQLite gives its side files the mode of the main one.
+        fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).with_context(opening)?;
+        let connection = Connection::open(path).with_context(opening)?;
         Self::prepare(connection).with_context(|| format!("preparing {}", path.display()))
     }
 
