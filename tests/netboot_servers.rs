@@ -193,7 +193,7 @@ async fn ipxe_gets_a_script_whose_links_lead_to_kernel_and_initrd() {
     let (status, script) = get(server, "/_/ipxe?arch=0&mac=02%3A00%3A00%3A00%3A00%3A01").await;
     assert_eq!(status, 200, "{script}");
     let lines: Vec<&str> = script.lines().collect();
-    assert_eq!(lines[..2], ["#!ipxe", "isset ${console} || set console ttyS1"]);
+    assert_eq!(lines[..2], ["#!ipxe", "isset ${console} || set console ttyS0"]);
     assert_eq!(
         lines[6],
         "boot kernel initrd=initrd0 console=${console},115200n8 console=ttyS0,115200n8 \
