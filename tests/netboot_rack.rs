@@ -179,6 +179,33 @@ fn the_advertisement_on_the_wire_is_one_that_hosts_accept() {
     assert_eq!(checksum(header, message), 0xffff, "with its checksum the sum is all ones");
 }
 
+#[test]
+fn dns_forwards_only_to_the_configured_resolver() {
+    use drophammer::anvil::dns;
+    use hickory_resolver::TokioResolver;
+    use hickory_resolver::config::{NameServerConfig, ResolverConfig};
+    use hickory_resolver::net::runtime::TokioRuntimeProvider;
+    let _rack = Rack::new();
+    ip("link set lo up");
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let (upstream, ours) = ([127, 0, 0, 1].into(), [127, 0, 0, 2].into());
+        for (address, settings) in [
+            (upstream, "{hosts: {www.example.com: 192.0.2.7}, domain: example.com}"),
+            (ours, "{hosts: {anvil.lab.test: 10.77.0.1}, domain: lab.test, forward: [127.0.0.1]}"),
+        ] {
+            let settings: dns::DnsSettings = serde_saphyr::from_str(settings).unwrap();
+            let sockets = dns::bind(address).await.unwrap();
+            tokio::spawn(async move { dns::serve(sockets, &settings, std::future::pending()).await });
+        }
+        let config = ResolverConfig::from_parts(None, Vec::new(), vec![NameServerConfig::udp_and_tcp(ours)]);
+        let resolver = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()).build().unwrap();
+        let found = resolver.lookup_ip("www.example.com.").await.unwrap();
+        assert_eq!(found.iter().next().unwrap().to_string(), "192.0.2.7");
+        assert!(resolver.lookup_ip("nobody.example.com.").await.unwrap_err().is_nx_domain());
+        assert_eq!(resolver.lookup_ip("anvil.lab.test.").await.unwrap().iter().count(), 1);
+    });
+}
+
 /// The IPv6 packet of the next router advertisement that passes.
 fn next_advertisement(wire: &std::os::fd::OwnedFd) -> Vec<u8> {
     use std::os::fd::AsRawFd;

@@ -53,8 +53,8 @@ const FIND_CONSOLE: &str = "isset ${console} && goto console ||\n\
 /// The serial port of the last `console=` that names one, such as `ttyS0`.
 fn serial_console(cmdline: &str) -> Option<&str> {
     let consoles = cmdline.split_whitespace().filter_map(|word| word.strip_prefix("console="));
-    let ports = consoles.filter_map(|console| console.split(',').next());
-    ports.filter(|port| port.strip_prefix("ttyS").is_some_and(|number| number.parse::<u8>().is_ok())).last()
+    let mut ports = consoles.filter_map(|console| console.split(',').next());
+    ports.rfind(|port| port.strip_prefix("ttyS").is_some_and(|number| number.parse::<u8>().is_ok()))
 }
 
 /// Hands over to the machine's own disk.
