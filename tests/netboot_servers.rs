@@ -96,9 +96,9 @@ async fn tftp_grants_block_size_and_tells_the_size() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("ipxe.efi"), pattern(100_000)).unwrap();
     let server = tftp_server(dir.path()).await;
-    let request = b"\0\x0102:00:00:00:00:01/2\0octet\0tsize\00\0blksize\09000\0timeout\05\0";
+    let request = b"\0\x0102:00:00:00:00:01/2\0octet\0tsize\x000\0blksize\x009000\0timeout\x005\0";
     let (mut client, ack) = TftpClient::ask(server, request).await;
-    assert_eq!(ack, b"\0\x06blksize\01468\0timeout\05\0tsize\0100000\0");
+    assert_eq!(ack, b"\0\x06blksize\x001468\0timeout\x005\0tsize\x00100000\0");
     client.acknowledge(0).await;
     let first = client.receive().await;
     assert_eq!(client.read_to_end(first, 1468).await, pattern(100_000));
@@ -193,7 +193,7 @@ async fn ipxe_gets_a_script_whose_links_lead_to_kernel_and_initrd() {
     let (status, script) = get(server, "/_/ipxe?arch=0&mac=02%3A00%3A00%3A00%3A00%3A01").await;
     assert_eq!(status, 200, "{script}");
     let lines: Vec<&str> = script.lines().collect();
-    assert_eq!(lines[..2], ["#!ipxe", "isset ${console} || set console ttyS1"]);
+    assert_eq!(lines[..2], ["#!ipxe", "isset ${console} || set console ttyS0"]);
     assert_eq!(
         lines[6],
         "boot kernel initrd=initrd0 console=${console},115200n8 console=ttyS0,115200n8 \

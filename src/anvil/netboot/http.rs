@@ -60,7 +60,7 @@ async fn script(State(boot): State<Arc<BootHttp>>, headers: HeaderMap, Query(par
     }
     let mac = match mac_of(&params) {
         Ok(mac) => mac,
-        Err(refusal) => return refusal,
+        Err(reason) => return refuse(&reason),
     };
     let decision = match boot.authority.boot(&mac.to_string()).await {
         Ok(decision) => decision,
@@ -120,7 +120,7 @@ async fn booting(Query(params): Params) -> Response {
             info!(%mac, "kernel and initrd are loaded, starting the kernel");
             plain("# Booting\n".to_owned())
         }
-        Err(refusal) => refusal,
+        Err(reason) => refuse(&reason),
     }
 }
 
@@ -168,9 +168,10 @@ async fn metal_config(State(boot): State<Arc<BootHttp>>) -> Response {
     }
 }
 
-fn mac_of(params: &HashMap<String, String>) -> Result<MacAddress, Response> {
-    let text = params.get("mac").ok_or_else(|| refuse("mac is missing"))?;
-    text.parse().map_err(|error: super::mac::NotAMacAddress| refuse(&error.to_string()))
+/// The error is the sentence that the client gets.
+fn mac_of(params: &HashMap<String, String>) -> Result<MacAddress, String> {
+    let text = params.get("mac").ok_or("mac is missing")?;
+    text.parse().map_err(|error: super::mac::NotAMacAddress| error.to_string())
 }
 
 fn plain(text: String) -> Response {

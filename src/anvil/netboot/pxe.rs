@@ -3,8 +3,7 @@
 //! The chain is the firmware's own: BIOS and UEFI load an iPXE by TFTP, UEFI's HTTP boot loads it by HTTP, and an iPXE,
 //! wherever it came from, gets the script's URL at once. metal-stack's boot server hands its own iPXE (user class
 //! `pixiecore`) to the iPXE of a network card's ROM (firmware 4) first. We don't: every iPXE speaks HTTP, so that
-//! stage would only cost time. The price is that nothing sets `${console}` before our script, whose default then
-//! holds (`ttyS1`); a `console=` in the partition's command line wins over it in any case.
+//! stage would only cost time. What its embedded script does for the console, ours does (see [`super::script`]).
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};

@@ -77,9 +77,11 @@ impl RouterAdvertiser {
             } else {
                 debug!(client = %to, "router advertisement: answering a solicitation");
             }
-            if let Err(error) = self.send(to).await {
-                // An interface without a link-local address: IPv6 is switched off, or the link has just come up.
-                info!(%to, %error, "router advertisement not sent");
+            match self.send(to).await {
+                Ok(()) => {}
+                // The interface has no link-local address, or not yet: nobody waits for this one.
+                Err(error) if to == ALL_NODES => debug!(%error, "router advertisement not sent"),
+                Err(error) => info!(client = %to, %error, "router advertisement not sent, iPXE will wait for it"),
             }
         }
     }

@@ -16,12 +16,21 @@ pub struct AgentScript<'a> {
 impl AgentScript<'_> {
     /// In metal-stack's order. The console comes before the command line, so that a `console=` in there is the last
     /// and wins; `initrd=` is for the kernel's EFI stub.
+    ///
+    /// `${console}` is set already by an iPXE of metal-stack's. For all others: a port that the machine does not have
+    /// must not come first, since Linux then uses no serial console at all, not even one named later. So the default
+    /// is the command line's own, else found like metal-stack's iPXE does.
     pub fn text(&self) -> String {
         let Self { host, kernel_id, initrd_id, cmdline, .. } = self;
         let mac = self.mac.to_string().replace(':', "%3A");
+        let (find_console, default) = match serial_console(cmdline) {
+            Some(console) => ("", console),
+            None => (FIND_CONSOLE, "ttyS1"),
+        };
         format!(
             "#!ipxe\n\
-             isset ${{console}} || set console ttyS1\n\
+             {find_console}\
+             isset ${{console}} || set console {default}\n\
              kernel --name kernel http://{host}/_/file?name={kernel_id}&type=kernel&mac={mac}\n\
              initrd --name initrd0 http://{host}/_/file?name={initrd_id}&type=initrd&mac={mac}\n\
              imgfetch --name ready http://{host}/_/booting?mac={mac} ||\n\
@@ -29,6 +38,23 @@ impl AgentScript<'_> {
              boot kernel initrd=initrd0 console=${{console}},115200n8 {cmdline}\n"
         )
     }
+}
+
+/// Boards whose serial console for people is the first port; on all others (Supermicro) it is the second. iPXE has no
+/// quotes, hence the blank as a variable.
+const FIND_CONSOLE: &str = "isset ${console} && goto console ||\n\
+    set blank:hex 20\n\
+    iseq ${manufacturer} QEMU && set console ttyS0 ||\n\
+    iseq ${manufacturer} FUJITSU && set console ttyS0 ||\n\
+    iseq ${manufacturer} Dell${blank:string}Inc. && set console ttyS0 ||\n\
+    iseq ${manufacturer} Giga${blank:string}Computing && set console ttyS0 ||\n\
+    :console\n";
+
+/// The serial port of the last `console=` that names one, such as `ttyS0`.
+fn serial_console(cmdline: &str) -> Option<&str> {
+    let consoles = cmdline.split_whitespace().filter_map(|word| word.strip_prefix("console="));
+    let mut ports = consoles.filter_map(|console| console.split(',').next());
+    ports.rfind(|port| port.strip_prefix("ttyS").is_some_and(|number| number.parse::<u8>().is_ok()))
 }
 
 /// Hands over to the machine's own disk.
@@ -57,26 +83,39 @@ pub fn join_cmdline(cmdline: &str, pixie_api_url: &str, debug: bool) -> String {
 mod tests {
     use super::*;
 
+    fn script(cmdline: &str) -> String {
+        let mac = "02:00:00:00:00:01".parse().unwrap();
+        AgentScript { host: "10.1.0.5:4242", mac, kernel_id: "AAAA", initrd_id: "BBBB", cmdline }.text()
+    }
+
     #[test]
     fn the_agents_script_is_metal_stacks() {
-        let script = AgentScript {
-            host: "10.1.0.5:4242",
-            mac: "02:00:00:00:00:01".parse().unwrap(),
-            kernel_id: "AAAA",
-            initrd_id: "BBBB",
-            cmdline: "console=ttyS0,115200n8 PIXIE_API_URL=http://10.1.0.5:4242/certs",
-        };
         assert_eq!(
-            script.text(),
+            script("console=ttyS1,115200n8 PIXIE_API_URL=http://10.1.0.5:4242/certs"),
             "#!ipxe
 isset ${console} || set console ttyS1
 kernel --name kernel http://10.1.0.5:4242/_/file?name=AAAA&type=kernel&mac=02%3A00%3A00%3A00%3A00%3A01
 initrd --name initrd0 http://10.1.0.5:4242/_/file?name=BBBB&type=initrd&mac=02%3A00%3A00%3A00%3A00%3A01
 imgfetch --name ready http://10.1.0.5:4242/_/booting?mac=02%3A00%3A00%3A00%3A00%3A01 ||
 imgfree ready ||
-boot kernel initrd=initrd0 console=${console},115200n8 console=ttyS0,115200n8 PIXIE_API_URL=http://10.1.0.5:4242/certs
+boot kernel initrd=initrd0 console=${console},115200n8 console=ttyS1,115200n8 PIXIE_API_URL=http://10.1.0.5:4242/certs
 "
         );
+    }
+
+    #[test]
+    fn the_first_console_is_never_one_the_operator_did_not_mean() {
+        for (cmdline, port) in
+            [("console=ttyS1,115200n8 console=ttyS0", "ttyS0"), ("console=ttyS2,9600 console=tty0", "ttyS2")]
+        {
+            assert!(
+                script(cmdline).contains(&format!("#!ipxe\nisset ${{console}} || set console {port}\n")),
+                "{cmdline}"
+            );
+        }
+        let without = script("console=tty0 quiet");
+        assert!(without.contains("QEMU && set console ttyS0 ||\n"), "{without}");
+        assert!(without.contains(":console\nisset ${console} || set console ttyS1\n"), "{without}");
     }
 
     #[test]

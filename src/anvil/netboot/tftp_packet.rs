@@ -164,11 +164,11 @@ mod tests {
 
     #[test]
     fn reads_a_request_with_the_options_of_a_pxe_rom() {
-        let packet = b"\0\x0102:00:00:00:00:01/0\0OCTET\0tsize\0000\0BLKSIZE\01456\0windowsize\04\0";
+        let packet = b"\0\x0102:00:00:00:00:01/0\0OCTET\0tsize\x00000\0BLKSIZE\x001456\0windowsize\x004\0";
         let Ok(Packet::Read(request)) = Packet::parse(packet) else { panic!("not a read request") };
         assert_eq!(request.file, "02:00:00:00:00:01/0");
         assert_eq!(request.options, Options { block_size: Some(1456), timeout: None, wants_size: true });
-        assert_eq!(encode_option_ack(request.options, 74213).unwrap(), b"\0\x06blksize\01456\0tsize\074213\0");
+        assert_eq!(encode_option_ack(request.options, 74213).unwrap(), b"\0\x06blksize\x001456\0tsize\x0074213\0");
     }
 
     #[test]
