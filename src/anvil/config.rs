@@ -100,9 +100,23 @@ pub fn parse_config(text: &str) -> Result<Config> {
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Ok(Config::default());
     }
-    let config: Config = serde_saphyr::from_str(text).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let value = parse_yaml(text)?;
+    // By way of a value, so that errors can name the key by its whole path.
+    let config: Config = serde_path_to_error::deserialize(value)?;
     check_config(&config)?;
     Ok(config)
+}
+
+/// Parses YAML (or JSON, which is YAML) into a value.
+pub fn parse_yaml(text: &str) -> Result<serde_json::Value> {
+    // Booleans of YAML 1.2, so that "off" stays a word.
+    let options = serde_saphyr::options! { strict_booleans: true };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+        // The first line has the place and the reason; a picture of the text follows it.
+        let text = error.to_string();
+        let first = text.lines().next().unwrap_or_default();
+        anyhow::anyhow!("{}", first.strip_prefix("error: ").unwrap_or(first))
+    })
 }
 
 fn check_config(config: &Config) -> Result<()> {
@@ -230,8 +244,12 @@ ntp: {enabled: true}
     #[test]
     fn errors_name_the_key_and_what_is_expected() {
         let cases = [
-            ("partitions: {}", "partitions"),
-            ("http_port: many", "http_port"),
+            ("partitions: {}", "unknown field `partitions`, expected one of `data`"),
+            ("http_port: many", "http_port: invalid type: string \"many\", expected u16"),
+            ("partition: {bootconfig: {kernal: x}}", "partition.bootconfig.kernal: unknown field"),
+            ("partition: {dns_servers: [{ip: 5}]}", "partition.dns_servers[0].ip: invalid type"),
+            ("dhcp: {mode: yes}", "dhcp.mode: unknown variant `yes`, expected one of `server`"),
+            ("a: [", "line 1"),
             (
                 "partition: {dns_servers: [{ip: 10.0.0.1}, {ip: dns.lab.test}]}",
                 "partition.dns_servers[1].ip: expected an IP",
@@ -253,6 +271,12 @@ ntp: {enabled: true}
             let error = format!("{:#}", parse_config(text).unwrap_err());
             assert!(error.contains(expected), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn off_is_a_word_and_no_boolean() {
+        assert_eq!(parse_config("dhcp: {mode: off}").unwrap().dhcp.mode, DhcpMode::Off);
+        assert!(parse_config("ntp: {enabled: off}").is_err());
     }
 
     #[test]

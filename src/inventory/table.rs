@@ -7,6 +7,7 @@ use super::disk::{Disk, DiskKind, Transport};
 use super::dmi::MachineKind;
 use super::memory::MemorySource;
 use super::nic::Nic;
+use crate::sys::firmware::Firmware;
 
 /// A serial console's usual width and a bit; longer cells are cut with `…`.
 const WIDTH: usize = 100;
