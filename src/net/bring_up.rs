@@ -47,6 +47,7 @@ pub struct Network {
     pub link_index: u32,
     pub mac: Mac,
     pub address: Ipv4Net,
+    /// What we set. The kernel's own routes are not listed until its lease has been taken over.
     pub routes: Vec<Route>,
     /// Name servers: `drophammer.dns=`, else what DHCP, the kernel or `ip=` say. May be empty.
     pub dns: Vec<IpAddr>,

@@ -188,7 +188,7 @@ mod tests {
             (|packet| packet[1] = 16, BadAnswer::Stratum { found: 16 }),
             (|packet| packet[0] = 0xe4, BadAnswer::LeapAlarm),
             (|packet| packet[40..].fill(0), BadAnswer::NoTime),
-            (|packet| packet[39] = 1, BadAnswer::Backward),
+            (|packet| packet[36] = 0x80, BadAnswer::Backward),
             (|packet| packet[9] = 2, BadAnswer::RootDistance { found: Duration::from_millis(2500) }),
             (
                 |packet| {
