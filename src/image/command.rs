@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
 use super::console::Console;
@@ -88,7 +88,7 @@ pub async fn run_write(args: &WriteArgs) -> Result<ExitCode> {
 
 fn options(source: &Source, digest: &DigestArgs) -> Result<Options> {
     let http = match source {
-        Source::Url(_) => Some(desk_client()?),
+        Source::Url(url) => Some(desk_client(url)?),
         Source::File(_) => None,
     };
     Ok(Options { http, ..Options::new(digest.rule()) })
@@ -122,18 +122,26 @@ fn summary(report: &Report) -> String {
 
 /// A client for the desk: TLS by ring, no proxy, and addresses instead of names, as the static binary must not ask
 /// the C library for names.
-fn desk_client() -> Result<reqwest::Client> {
+fn desk_client(url: &reqwest::Url) -> Result<reqwest::Client> {
     // wired by lead: a resolver that asks the configured servers
+    if let Some(name) = url.domain() {
+        bail!(no_names(name));
+    }
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = reqwest::Client::builder().no_proxy().dns_resolver(Arc::new(AddressesOnly));
     builder.build().context("making an HTTP client")
 }
 
+/// A redirect may still lead to a name.
 struct AddressesOnly;
 
 impl reqwest::dns::Resolve for AddressesOnly {
     fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
-        let text = format!("{} is a name, and no resolver is configured: use an address", name.as_str());
+        let text = no_names(name.as_str());
         Box::pin(async move { Err(text.into()) })
     }
+}
+
+fn no_names(name: &str) -> String {
+    format!("{name} is a name, and no resolver is configured: use an address")
 }

@@ -103,6 +103,9 @@ impl<R: BufRead> Reader<R> {
         self.skip(self.padding, "a file's padding")?;
         self.padding = 0;
         let start = self.offset;
+        if start == 0 && self.input.fill_buf()?.is_empty() {
+            return Err(self.fault(TarFault::Empty));
+        }
         let mut extensions =
             Extensions { records: self.globals.clone(), is_pax: false, long_path: None, long_link: None, bytes: 0 };
         loop {
@@ -447,7 +450,7 @@ mod tests {
     #[test]
     fn an_archive_cut_anywhere_is_an_error() {
         let archive = [&header("a", b'0', 600)[..], &padded(&[7; 600]), &header("b", b'5', 0), &END].concat();
-        for cut in 0..archive.len() - BLOCK_BYTES {
+        for cut in 1..archive.len() - BLOCK_BYTES {
             let fault = read(&archive[..cut]).unwrap_err();
             assert!(matches!(fault, TarFault::Truncated(_)), "cut at {cut}: {fault:?}");
         }
@@ -478,6 +481,7 @@ mod tests {
     fn what_is_no_archive_is_named_as_such() {
         assert!(matches!(read(&[b'<'; 1024]).unwrap_err(), TarFault::NoHeader(start) if start.starts_with("3c3c")));
         assert_eq!(read(&[0; 10240]).unwrap_err(), TarFault::Empty);
+        assert_eq!(read(&[]).unwrap_err(), TarFault::Empty);
         assert_eq!(read(&header("a", b'Q', 0)).unwrap_err(), TarFault::Type('Q'));
         let lone = [&header("a", b'0', 0)[..], &[0; 512], &header("b", b'0', 0), &END].concat();
         assert_eq!(read(&lone).unwrap_err(), TarFault::LoneZeroBlock);
