@@ -60,7 +60,6 @@ fn input() -> Input {
         resolvers: vec!["10.1.0.53".parse().unwrap()],
         ntp_servers: texts(&["10.1.0.1"]),
         installed_over: Some("02:00:00:00:00:01".into()),
-        agent_version: "0.1".into(),
         program_limit: Duration::from_secs(60),
     }
 }
@@ -100,6 +99,12 @@ fn mounts_below(root: &Path) -> Vec<String> {
     mounts.lines().filter(|line| line.contains(root.to_str().unwrap())).map(str::to_owned).collect()
 }
 
+fn processes_in(root: &Path) -> usize {
+    let roots =
+        fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| fs::read_link(entry.path().join("root")).ok());
+    roots.filter(|found| found == root).count()
+}
+
 const INSTALL_SH: &str = r#"#!/bin/sh
 set -e
 {
@@ -134,6 +139,7 @@ fn the_image_s_installer_runs_inside_and_what_it_says_of_booting_is_returned() {
     assert!(!tree.path().join("install.sh").exists());
     assert_eq!(mode(&tree, "/etc/metal/install.yaml"), 0o600);
     assert_eq!(mounts_below(tree.path()), Vec::<String>::new());
+    assert_eq!(processes_in(tree.path()), 0, "the service it left behind would keep the disk busy");
 }
 
 #[test]

@@ -59,6 +59,7 @@ impl Chroot<'_> {
         let lines = read_lines(&mut child);
         let mut tail = Tail { program, output, lines: VecDeque::new() };
         let ended = self.wait(&mut child, &lines, &mut tail, started + self.limit);
+        debug!(program, seconds = started.elapsed().as_secs_f32(), "ended");
         match ended.with_context(|| format!("waiting for {shown}"))? {
             Some(status) if status.success() => Ok(()),
             Some(status) => bail!("{shown} in the image {}{tail}", describe(status)),

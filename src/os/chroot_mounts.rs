@@ -16,9 +16,9 @@ use super::Firmware;
 use super::tree::Tree;
 
 const EFIVARS: &str = "/sys/firmware/efi/efivars";
-/// A killed process lets go of its files within milliseconds, a busy one within seconds.
-const UNMOUNT_ATTEMPTS: u32 = 10;
-const UNMOUNT_PAUSE: Duration = Duration::from_millis(200);
+/// A killed process lets go of its files within milliseconds, one that waits for a disk within seconds.
+const ATTEMPTS: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// What is mounted; removed in reverse order by [`Self::unmount`], or else when dropped.
 #[derive(Debug)]
@@ -76,6 +76,10 @@ impl ChrootMounts {
     }
 
     fn remove_all(&mut self) -> Result<()> {
+        if self.mounted.is_empty() {
+            return Ok(());
+        }
+        end_processes_in(&self.root);
         let mut result = Ok(());
         while let Some(path) = self.mounted.pop() {
             let removed = self.remove(&path).with_context(|| format!("unmounting {}", path.display()));
@@ -88,12 +92,11 @@ impl ChrootMounts {
     }
 
     fn remove(&self, path: &Path) -> Result<(), Errno> {
-        for _ in 1..UNMOUNT_ATTEMPTS {
+        for _ in 1..ATTEMPTS {
             match umount2(path, MntFlags::UMOUNT_NOFOLLOW) {
-                Err(Errno::EBUSY) => kill_processes_in(&self.root),
+                Err(Errno::EBUSY) => std::thread::sleep(PAUSE),
                 other => return other,
             }
-            std::thread::sleep(UNMOUNT_PAUSE);
         }
         // Goes away with its last user; the disk below can be unmounted only then, which the next step will tell.
         warn!(path = %path.display(), "still busy: detaching it");
@@ -112,15 +115,24 @@ fn through(directory: &OwnedFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()))
 }
 
-/// A daemon that a package script started would keep the disk busy for ever.
-fn kill_processes_in(root: &Path) {
+/// A daemon that a package script started would keep the disk below busy for ever.
+fn end_processes_in(root: &Path) {
     if root.parent().is_none() {
         return;
     }
-    for pid in read_processes_in(root) {
-        debug!(%pid, "killing what still runs in the image");
-        let _ = kill(pid, Signal::SIGKILL);
+    for _ in 0..ATTEMPTS {
+        let left = read_processes_in(root);
+        if left.is_empty() {
+            return;
+        }
+        for pid in left {
+            debug!(%pid, "killing what still runs in the image");
+            // It may have ended by itself.
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        std::thread::sleep(PAUSE);
     }
+    warn!("something in the image does not end: its disk may stay busy");
 }
 
 /// Processes whose root directory is `root`. Source: `/proc/<pid>/root`.

@@ -94,7 +94,6 @@ pub struct Input {
     pub ntp_servers: Vec<String>,
     /// MAC of the NIC that the image came in through.
     pub installed_over: Option<String>,
-    pub agent_version: String,
     /// How long one program of the image may run.
     pub program_limit: Duration,
 }
