@@ -10,8 +10,8 @@ use super::install::Installed;
 use super::session::Session;
 use crate::api::event::ProvisioningEvent;
 use crate::api::grpc::{BootInfo, BootServiceReportRequest};
-use crate::net::Backoff;
 use crate::init::exit::Ending;
+use crate::net::Backoff;
 
 const FLUSH_LIMIT: Duration = Duration::from_secs(30);
 /// Tries for an API that answers, but refuses. One that does not answer is asked for ever.

@@ -98,7 +98,8 @@ async fn write(
         Some(text) => DigestRule::Given(text.parse().with_context(|| format!("allocation.image.digest {text:?}"))?),
         None => DigestRule::Sidecar,
     };
-    let source: Source = order.image.url.parse().with_context(|| format!("allocation.image.url {:?}", order.image.url))?;
+    let source: Source =
+        order.image.url.parse().with_context(|| format!("allocation.image.url {:?}", order.image.url))?;
     let options = Options { http: Some(session.http.clone()), ..Options::new(digest) };
     let teller = Teller::new(agent.events.clone());
     let report = image::unpack(&source, &PathBuf::from(ROOT), &options, &teller).await?;
@@ -177,7 +178,6 @@ fn os_input(
         resolvers: network.dns.clone(),
         ntp_servers: clock::servers(agent, session, connected),
         installed_over: Some(network.mac.to_string()),
-        agent_version: VERSION.to_owned(),
         program_limit: os::Input::PROGRAM_LIMIT,
     })
 }
@@ -216,7 +216,9 @@ async fn blocking<I: Send + 'static, O: Send + 'static>(
     input: I,
     work: impl FnOnce(I) -> Result<O> + Send + 'static,
 ) -> Result<O> {
-    tokio::task::spawn_blocking(move || work(input)).await.map_err(|error| anyhow!("a part of the agent ended: {error}"))?
+    tokio::task::spawn_blocking(move || work(input))
+        .await
+        .map_err(|error| anyhow!("a part of the agent ended: {error}"))?
 }
 
 /// 16 letters and digits for the user `metal` on the console.

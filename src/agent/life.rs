@@ -18,7 +18,8 @@ pub(crate) async fn live(agent: &Agent) -> Result<(Ending, String)> {
     phase.or_warn("clock", clock::run(agent, &session, &network)).await;
     let facts = phase.or_stop("inventory", inventory::run(agent)).await?;
     register::announce(agent);
-    let known = phase.or_retry("register", async || register::run(agent, &mut session, &network, &facts, &identity).await);
+    let known =
+        phase.or_retry("register", async || register::run(agent, &mut session, &network, &facts, &identity).await);
     let order = match known.await {
         register::Known::Reinstall(order) => order,
         register::Known::Fresh => {

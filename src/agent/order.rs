@@ -88,11 +88,7 @@ mod tests {
         };
         assert_eq!(
             faults,
-            [
-                "allocation.image is missing",
-                "allocation.filesystemlayout is missing",
-                "allocation.hostname is missing"
-            ]
+            ["allocation.image is missing", "allocation.filesystemlayout is missing", "allocation.hostname is missing"]
         );
     }
 

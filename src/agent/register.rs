@@ -71,10 +71,7 @@ pub(crate) async fn run(
 
 fn neighbours(connected: &Connected) -> BTreeMap<String, Vec<MachineNic>> {
     let Some(lldp) = &connected.lldp else { return BTreeMap::new() };
-    lldp.neighbours()
-        .into_iter()
-        .map(|(link, heard)| (link, heard.into_iter().map(wire_neighbour).collect()))
-        .collect()
+    lldp.neighbours().into_iter().map(|(link, heard)| (link, heard.into_iter().map(wire_neighbour).collect())).collect()
 }
 
 /// Upstream sends the port's id twice, also where it is no MAC: switches are told apart by it.

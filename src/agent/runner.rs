@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::api::progress::{Note, Phase, PhaseState};
-use crate::net::Backoff;
 use crate::client::events::Events;
+use crate::net::Backoff;
 
 /// Runs phases one after the other.
 pub struct Runner {

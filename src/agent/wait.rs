@@ -8,8 +8,8 @@ use super::Agent;
 use super::order::{Decision, Order};
 use super::session::Session;
 use crate::api::event::ProvisioningEvent;
-use crate::net::Backoff;
 use crate::client::boot::WaitEnd;
+use crate::net::Backoff;
 
 /// How the waiting ended.
 pub(crate) enum Waited {

@@ -101,8 +101,13 @@ mod tests {
 
     #[test]
     fn signs_in_utc_with_whole_seconds() {
-        let signature =
-            sign(b"s3cr3t-view-key", Role::View, "GET", datetime!(2026-01-02 04:04:05.987 +1), "abcdefghijklmnopqrstuvWX");
+        let signature = sign(
+            b"s3cr3t-view-key",
+            Role::View,
+            "GET",
+            datetime!(2026-01-02 04:04:05.987 +1),
+            "abcdefghijklmnopqrstuvWX",
+        );
         assert_eq!(signature.date, "2026-01-02T03:04:05Z");
         assert_eq!(
             signature.authorization,

@@ -97,7 +97,8 @@ mod tests {
     #[test]
     fn unknown_keys_and_nulls_are_ignored() {
         let config: MetalConfig =
-            serde_json::from_str(r#"{"debug":true,"future":1,"address":null,"ntp_servers":[],"partition":"lab"}"#).unwrap();
+            serde_json::from_str(r#"{"debug":true,"future":1,"address":null,"ntp_servers":[],"partition":"lab"}"#)
+                .unwrap();
         assert_eq!((config.address, config.ntp_servers, config.partition.as_str()), (None, Some(vec![]), "lab"));
     }
 }

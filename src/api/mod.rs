@@ -2,13 +2,13 @@
 //!
 //! Shared by both programs, so there is no policy here: types, their encodings, and the rules that make a value valid.
 //!
-//! - [`grpc`]: BootService and EventService (`proto/`)
-//! - [`rest`]: the REST machine and what hangs on it
-//! - [`layout`]: file system layouts
-//! - [`metal_config`]: what the boot server hands to the agent
-//! - [`event`]: names of the provisioning events
-//! - [`progress`]: what the agent tells beyond them, in the messages of `Alive` events
-//! - [`hmac`]: authentication of REST calls
+//! - `grpc`: BootService and EventService (`proto/`)
+//! - `rest`: the REST machine and what hangs on it
+//! - `layout`: file system layouts
+//! - `metal_config`: what the boot server hands to the agent
+//! - `event`: names of the provisioning events
+//! - `progress`: what the agent tells beyond them, in the messages of `Alive` events
+//! - `hmac`: authentication of REST calls
 
 pub mod event;
 pub mod hmac;

@@ -143,7 +143,9 @@ mod tests {
 
     #[test]
     fn other_messages_are_no_notes() {
-        for message in ["", "still alive", "phase", "phase name=x state=odd start_ms=1 took_ms=1", "progress step=a done=-1"] {
+        for message in
+            ["", "still alive", "phase", "phase name=x state=odd start_ms=1 took_ms=1", "progress step=a done=-1"]
+        {
             assert_eq!(Note::parse(message), None, "{message}");
         }
     }

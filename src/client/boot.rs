@@ -7,13 +7,13 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tonic::{Code, Status};
 use tracing::{info, warn};
 
-use crate::net::Backoff;
 use crate::api::grpc::boot_service_client::BootServiceClient;
 use crate::api::grpc::{
     BootServiceAbortReinstallRequest, BootServiceAbortReinstallResponse, BootServiceRegisterRequest,
     BootServiceRegisterResponse, BootServiceReportRequest, BootServiceWaitRequest,
 };
 use crate::api::metal_config::MetalConfig;
+use crate::net::Backoff;
 use crate::net::{Resolver, connect};
 
 /// Upstream's deadline for all unary calls but Wait.

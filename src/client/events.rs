@@ -12,12 +12,12 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 use tracing::{debug, warn};
 
-use crate::net::Backoff;
 use super::boot::describe;
 use crate::api::event::ProvisioningEvent;
 use crate::api::grpc::event_service_client::EventServiceClient;
 use crate::api::grpc::{EventServiceSendRequest, MachineProvisioningEvent};
 use crate::api::progress::Note;
+use crate::net::Backoff;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 const ALIVE_EVERY: Duration = Duration::from_secs(60);

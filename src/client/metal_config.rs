@@ -12,13 +12,20 @@ const SIZE_LIMIT: usize = 1 << 20;
 
 /// One try. The answer is checked for what the agent cannot work without, all faults at once.
 pub async fn fetch(http: &reqwest::Client, url: &str) -> Result<MetalConfig> {
-    let mut response =
-        http.get(url).timeout(TIMEOUT).send().await.with_context(|| format!("fetching the configuration from {url}"))?;
+    let mut response = http
+        .get(url)
+        .timeout(TIMEOUT)
+        .send()
+        .await
+        .with_context(|| format!("fetching the configuration from {url}"))?;
     let status = response.status();
     ensure!(status.is_success(), "fetching the configuration from {url}: the server answered {status}, expected 200");
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.with_context(|| format!("reading the configuration from {url}"))? {
-        ensure!(body.len() + chunk.len() <= SIZE_LIMIT, "the configuration from {url} is larger than {SIZE_LIMIT} bytes");
+        ensure!(
+            body.len() + chunk.len() <= SIZE_LIMIT,
+            "the configuration from {url} is larger than {SIZE_LIMIT} bytes"
+        );
         body.extend_from_slice(&chunk);
     }
     let config: MetalConfig =
@@ -51,7 +58,8 @@ mod tests {
 
     #[test]
     fn every_missing_key_is_named() {
-        let config = MetalConfig { address: Some("10.0.0.1:50051".into()), hmac: Some("k".into()), ..Default::default() };
+        let config =
+            MetalConfig { address: Some("10.0.0.1:50051".into()), hmac: Some("k".into()), ..Default::default() };
         assert_eq!(
             check(&config).unwrap_err().to_string(),
             "missing or empty: metal_api_url, ca_cert, cert, key, partition"

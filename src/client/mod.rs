@@ -1,9 +1,9 @@
 //! What the agent asks of the control plane.
 //!
-//! - [`boot`]: gRPC BootService over mTLS
-//! - [`events`]: provisioning events, sent in order from a queue
-//! - [`rest`]: the machine and its allocation, with HMAC
-//! - [`metal_config`]: the configuration that names all of them
+//! - `boot`: gRPC BootService over mTLS
+//! - `events`: provisioning events, sent in order from a queue
+//! - `rest`: the machine and its allocation, with HMAC
+//! - `metal_config`: the configuration that names all of them
 
 pub mod boot;
 pub mod events;

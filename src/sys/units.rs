@@ -41,8 +41,10 @@ mod tests {
 
     #[test]
     fn bytes_read_like_the_label_of_a_disk() {
-        let shown: Vec<String> =
-            [0, 999, 1000, 960_197_124_096, 3_840_755_982_336, u64::MAX].into_iter().map(|n| Bytes(n).to_string()).collect();
+        let shown: Vec<String> = [0, 999, 1000, 960_197_124_096, 3_840_755_982_336, u64::MAX]
+            .into_iter()
+            .map(|n| Bytes(n).to_string())
+            .collect();
         assert_eq!(shown, ["0 B", "999 B", "1.0 kB", "960 GB", "3.8 TB", "18446 PB"]);
     }
 }
