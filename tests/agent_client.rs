@@ -53,7 +53,7 @@ async fn the_agent_registers_waits_and_reports() {
         // Refused until the machine waits.
         loop {
             let edit = server.rest(Role::Edit);
-            if edit.post::<_, Machine>("/v1/machine/allocate", &allocate_request()).await.is_ok() {
+            if edit.post::<Machine>("/v1/machine/allocate", &allocate_request()).await.is_ok() {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -16,7 +16,7 @@ use drophammer::net::dhcp::{DhcpOptions, find_offer};
 use drophammer::net::links::Netlink;
 use drophammer::net::{Network, Online, Origin, bring_up};
 use drophammer::sys::roots::Roots;
-use drophammer::sys::udp::bind_on_link;
+use drophammer::sys::udp::{UdpOptions, bind_udp};
 use namespace::Namespace;
 use uuid::Uuid;
 
@@ -41,7 +41,9 @@ impl Server {
         let (heard, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
         let (log, stopped, link) = (Arc::clone(&heard), Arc::clone(&stop), link.to_owned());
         let thread = namespace.run(move || async move {
-            let socket = bind_on_link(&link, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 67)).expect("server socket");
+            let address = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 67);
+            let options = UdpOptions { address, device: Some(&link), broadcast: true, share_port: true };
+            let socket = bind_udp(&options).expect("server socket");
             socket.set_nonblocking(false).unwrap();
             socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
             let mut buffer = [0; 1500];
