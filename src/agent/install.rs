@@ -18,7 +18,7 @@ use crate::api::event::ProvisioningEvent;
 use crate::api::grpc::BootServiceAbortReinstallRequest;
 use crate::api::progress::{Note, Progress};
 use crate::client::events::Events;
-use crate::disk::apply::{apply, wipe_filesystems};
+use crate::disk::apply::{ApplyError, apply, wipe_filesystems};
 use crate::disk::device::read_disks;
 use crate::disk::fstab::fstab;
 use crate::disk::mount::mount_all;
@@ -61,8 +61,11 @@ pub(crate) async fn run(
     match write(agent, session, connected, identity, order, &plan).await {
         Ok(installed) => Ok(installed),
         Err(error) => {
-            wipe(plan).await;
-            Err(abort(session, identity, order, true, error).await)
+            let untouched = matches!(error.downcast_ref(), Some(ApplyError::NotAsPlanned(_)));
+            if !untouched {
+                wipe(plan).await;
+            }
+            Err(abort(session, identity, order, !untouched, error).await)
         }
     }
 }
@@ -240,7 +243,7 @@ fn random_password() -> Result<String> {
 fn tell_peak_memory(agent: &Agent) {
     let status = std::fs::read_to_string(agent.roots.proc.join("self/status")).unwrap_or_default();
     if let Some(line) = status.lines().find_map(|line| line.strip_prefix("VmHWM:")) {
-        info!("peak memory of the agent: {}", line.trim());
+        info!("peak memory: {}", line.trim());
     }
 }
 

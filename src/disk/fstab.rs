@@ -1,7 +1,5 @@
 //! What the installed system is told about its file systems.
 
-use serde_json::json;
-
 use super::plan::{FilesystemPlan, Plan};
 use crate::api::layout::values::Format;
 
@@ -37,15 +35,4 @@ fn line(filesystem: &FilesystemPlan) -> String {
         None => filesystem.format.to_string(),
     };
     format!("{source} {path} {} {options} 0 {pass}", filesystem.format)
-}
-
-/// The text of `/etc/metal/disk.json`, which old tools in images may read.
-pub fn disk_json(plan: &Plan) -> String {
-    let labelled = plan.filesystems.iter().filter_map(|fs| Some((fs, fs.label.as_deref()?, fs.uuid.as_ref()?)));
-    let known = labelled.filter(|(_, label, _)| matches!(*label, "root" | "efi" | "varlib"));
-    let partitions = known.map(|(fs, label, uuid)| {
-        json!({"Label": label, "Filesystem": fs.format.as_str(), "Properties": {"UUID": uuid.to_string()}})
-    });
-    let document = json!({"Device": "legacy", "Partitions": partitions.collect::<Vec<_>>()});
-    format!("{document:#}")
 }

@@ -12,7 +12,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::apply::node;
 use super::mount_options::parse_options;
-use super::plan::{Firmware, Plan};
+use super::plan::Plan;
 use crate::sys::roots::Roots;
 
 /// A process that was just ended holds its files for moments: 25 times 200 ms.
@@ -38,25 +38,6 @@ pub fn mount_all(plan: &Plan, target: &Path) -> Result<Mounts> {
         let format = filesystem.format.as_str();
         mounts.add(&source, &below, format, options.flags, options.data.as_deref())?;
     }
-    Ok(mounts)
-}
-
-/// The kernel's file systems in the new root, for programs that run in it: contract of metal-stack's installers.
-/// A machine that booted by BIOS has no EFI variables; that is no error.
-pub fn mount_special(target: &Path, firmware: Firmware) -> Result<Mounts> {
-    let mut mounts = Mounts::default();
-    let none = MsFlags::empty();
-    mounts.add(Path::new("proc"), &target.join("proc"), "proc", none, None)?;
-    mounts.add(Path::new("sys"), &target.join("sys"), "sysfs", none, None)?;
-    if firmware == Firmware::Uefi {
-        let variables = target.join("sys/firmware/efi/efivars");
-        // Some firmware has none at run time, and a kernel may lack the module; the installer copes or says so.
-        if let Err(error) = mounts.add(Path::new("efivarfs"), &variables, "efivarfs", none, None) {
-            tracing::warn!(error = format!("{error:#}"), "no EFI variables in the new root");
-        }
-    }
-    mounts.add(Path::new("tmpfs"), &target.join("tmp"), "tmpfs", none, Some("mode=1777"))?;
-    mounts.add(Path::new("/dev"), &target.join("dev"), "", MsFlags::MS_BIND, None)?;
     Ok(mounts)
 }
 

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
+use reqwest::Client;
 
 use super::console::Console;
 use super::digest::Digest;
@@ -68,8 +68,9 @@ impl DigestArgs {
     }
 }
 
-pub async fn run_unpack(args: &UnpackArgs) -> Result<ExitCode> {
-    let options = options(&args.source, &args.digest)?;
+/// `http` fetches the image when its source is a URL.
+pub async fn run_unpack(args: &UnpackArgs, http: Client) -> Result<ExitCode> {
+    let options = Options { http: Some(http), ..Options::new(args.digest.rule()) };
     let console = Console::new();
     let done = unpack(&args.source, &args.dir, &options, &console).await;
     console.clear();
@@ -77,21 +78,14 @@ pub async fn run_unpack(args: &UnpackArgs) -> Result<ExitCode> {
     print(&report, args.format)
 }
 
-pub async fn run_write(args: &WriteArgs) -> Result<ExitCode> {
-    let options = options(&args.source, &args.digest)?;
+/// As [`run_unpack`], for a raw image.
+pub async fn run_write(args: &WriteArgs, http: Client) -> Result<ExitCode> {
+    let options = Options { http: Some(http), ..Options::new(args.digest.rule()) };
     let console = Console::new();
     let done = write_raw(&args.source, &args.device, &options, &console).await;
     console.clear();
     let report = done.with_context(|| format!("writing {} to {}", args.source, args.device.display()))?;
     print(&report, args.format)
-}
-
-fn options(source: &Source, digest: &DigestArgs) -> Result<Options> {
-    let http = match source {
-        Source::Url(url) => Some(desk_client(url)?),
-        Source::File(_) => None,
-    };
-    Ok(Options { http, ..Options::new(digest.rule()) })
 }
 
 fn print(report: &Report, format: Format) -> Result<ExitCode> {
@@ -118,30 +112,4 @@ fn summary(report: &Report) -> String {
         percent(report.busy.decompress),
         percent(report.busy.write),
     )
-}
-
-/// A client for the desk: TLS by ring, no proxy, and addresses instead of names, as the static binary must not ask
-/// the C library for names.
-fn desk_client(url: &reqwest::Url) -> Result<reqwest::Client> {
-    // wired by lead: a resolver that asks the configured servers
-    if let Some(name) = url.domain() {
-        bail!(no_names(name));
-    }
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let builder = reqwest::Client::builder().no_proxy().dns_resolver(Arc::new(AddressesOnly));
-    builder.build().context("making an HTTP client")
-}
-
-/// A redirect may still lead to a name.
-struct AddressesOnly;
-
-impl reqwest::dns::Resolve for AddressesOnly {
-    fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
-        let text = no_names(name.as_str());
-        Box::pin(async move { Err(text.into()) })
-    }
-}
-
-fn no_names(name: &str) -> String {
-    format!("{name} is a name, and no resolver is configured: use an address")
 }

@@ -1,6 +1,5 @@
 //! The subcommands `dhcp`, `ntp` and `lldp`: one part of the network phase, at the console.
 
-use std::fs;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -17,7 +16,7 @@ use super::dhcp::{DhcpOptions, Lease, OfferSeen, find_offer};
 use super::links::{EthernetLink, Netlink};
 use super::lldp::{Identity, Lldp, Neighbour, Neighbours};
 use super::ntp::{Asked, ask_all, chain, choose_answer, set_clock};
-use super::resolver::{Resolver, parse_resolv_conf};
+use super::resolver::{Resolver, read_desk_name_servers};
 use crate::sys::roots::Roots;
 
 /// How the result is shown.
@@ -94,7 +93,7 @@ pub async fn run_dhcp(args: DhcpArgs) -> Result<ExitCode> {
 
 /// `drophammer ntp SERVER…`. Exit status 1 when no time can be chosen.
 pub async fn run_ntp(args: NtpArgs) -> Result<ExitCode> {
-    let dns = if args.dns.is_empty() { read_name_servers() } else { args.dns };
+    let dns = if args.dns.is_empty() { read_desk_name_servers() } else { args.dns };
     let resolver = Resolver::new(&dns, &[]);
     let limit = Duration::from_secs(args.seconds);
     if args.set {
@@ -181,10 +180,6 @@ fn find_link<'a>(links: &'a [EthernetLink], name: &str) -> Result<&'a EthernetLi
         .iter()
         .find(|link| link.name == name)
         .with_context(|| format!("there is no Ethernet link {name}; there are: {}", known()))
-}
-
-fn read_name_servers() -> Vec<IpAddr> {
-    fs::read_to_string("/etc/resolv.conf").map(|text| parse_resolv_conf(&text)).unwrap_or_default()
 }
 
 fn offer_as_text(offer: &OfferSeen) -> String {

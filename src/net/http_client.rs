@@ -12,7 +12,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use super::resolver::Resolver;
+use super::resolver::{Resolver, read_desk_name_servers};
 
 /// Certificates that come with the initramfs or the installed system.
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -47,6 +47,11 @@ pub fn http_client(resolver: Resolver, extra_ca_pem: Option<&str>) -> Result<Cli
         .tcp_keepalive(KEEPALIVE)
         .build()
         .context("building the HTTP client")
+}
+
+/// A client for a subcommand at a desk: with the name servers of this host's resolv.conf(5).
+pub fn desk_http_client() -> Result<Client> {
+    http_client(Resolver::new(&read_desk_name_servers(), &[]), None)
 }
 
 /// Certificates the operator gave: one that can't be used is an error, since the rest would hardly do.

@@ -1,5 +1,6 @@
 //! Names, from the configured servers and nobody else.
 
+use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -133,7 +134,12 @@ impl From<ResolveError> for io::Error {
     }
 }
 
-/// The servers of a resolv.conf(5), for subcommands at a desk.
+/// The name servers of this host, for subcommands at a desk. None when it has no resolv.conf(5).
+pub fn read_desk_name_servers() -> Vec<IpAddr> {
+    fs::read_to_string("/etc/resolv.conf").map(|text| parse_resolv_conf(&text)).unwrap_or_default()
+}
+
+/// The servers of a resolv.conf(5).
 pub fn parse_resolv_conf(text: &str) -> Vec<IpAddr> {
     text.lines()
         .filter_map(|line| line.trim().strip_prefix("nameserver"))
