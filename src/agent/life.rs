@@ -6,7 +6,7 @@
 use anyhow::Result;
 
 use super::wait::Waited;
-use super::{Agent, clock, configure, erase, hand_over, init, install, inventory, network, register, wait};
+use super::{Agent, clock, configure, erase, hand_over, init, install, installed, inventory, network, register, wait};
 use crate::init::exit::Ending;
 
 /// From the first driver to the installed system's kernel. Returns how the machine goes on, and why.
@@ -21,6 +21,7 @@ pub(crate) async fn live(agent: &Agent) -> Result<(Ending, String)> {
     let known =
         phase.or_retry("register", async || register::run(agent, &mut session, &network, &facts, &identity).await);
     let order = match known.await {
+        register::Known::Installed(system) => return Ok(installed::start(agent, system).await),
         register::Known::Reinstall(order) => order,
         register::Known::Fresh => {
             phase.or_stop("erase", erase::run(agent)).await?;

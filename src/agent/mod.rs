@@ -5,6 +5,7 @@
 //! - one file a phase: `init`, `network`, `configure`, `clock`, `inventory`, `register`, `erase`, `wait`, `install`,
 //!   `hand_over`
 //! - `order`: an allocation with everything that an installation needs, or the names of what is missing
+//! - `installed`: a machine whose disks are not to be touched
 //! - `crash`: how a failed life is reported and ended
 //! - `session`: the connections to the control plane, made anew when the configuration changes
 
@@ -15,6 +16,7 @@ mod erase;
 mod hand_over;
 mod init;
 mod install;
+mod installed;
 mod inventory;
 mod life;
 mod network;

@@ -7,6 +7,7 @@ use tracing::{info, warn};
 
 use super::Agent;
 use super::init::Identity;
+use super::installed::InstalledSystem;
 use super::network::Connected;
 use super::order::{Decision, Order};
 use super::session::Session;
@@ -22,6 +23,8 @@ pub(crate) enum Known {
     Fresh,
     /// Install anew without erasing: disks that the layout keeps stay as they are.
     Reinstall(Box<Order>),
+    /// It is installed, and somebody's data is on it.
+    Installed(InstalledSystem),
 }
 
 /// Announces the registration, once; the tries follow.
@@ -59,7 +62,11 @@ pub(crate) async fn run(
     };
     info!(size = answer.size, partition = answer.partition_id, "registered");
     let machine = session.rest.machine(&identity.id()).await?;
-    if !machine.allocation.as_ref().is_some_and(|allocation| allocation.reinstall) {
+    let Some(allocation) = &machine.allocation else { return Ok(Known::Fresh) };
+    if let Some(system) = InstalledSystem::of(allocation) {
+        return Ok(Known::Installed(system));
+    }
+    if !allocation.reinstall {
         return Ok(Known::Fresh);
     }
     match Order::decide(machine) {

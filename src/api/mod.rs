@@ -5,6 +5,7 @@
 //! - `grpc`: BootService and EventService (`proto/`)
 //! - `rest`: the REST machine and what hangs on it
 //! - `layout`: file system layouts
+//! - `mac`: Ethernet addresses
 //! - `metal_config`: what the boot server hands to the agent
 //! - `event`: names of the provisioning events
 //! - `progress`: what the agent tells beyond them, in the messages of `Alive` events
@@ -13,6 +14,7 @@
 pub mod event;
 pub mod hmac;
 pub mod layout;
+pub mod mac;
 pub mod metal_config;
 pub mod progress;
 pub mod rest;

@@ -16,7 +16,8 @@ use super::kernel_config::{KernelConfig, read_kernel_config};
 use super::links::{EthernetLink, Netlink, Route};
 use super::resolver::Resolver;
 use super::static_ip::{IpSetting, StaticIp, parse_ip_setting};
-use super::{AbortOnDrop, Backoff, Mac, Say};
+use super::{AbortOnDrop, Backoff, Say};
+use crate::api::mac::Mac;
 use crate::config::cmdline::Cmdline;
 use crate::sys::roots::Roots;
 

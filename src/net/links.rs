@@ -15,7 +15,7 @@ use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder, new_connection};
 use serde::Serialize;
 use tokio::task::JoinHandle;
 
-use super::mac::Mac;
+use crate::api::mac::Mac;
 
 /// How often the state of the links is looked at while something waits for it.
 const CARRIER_POLL: Duration = Duration::from_millis(250);

@@ -2,8 +2,11 @@
 
 import hashlib
 import random
+from dataclasses import replace
 
-from rack import MachineOptions
+from rack import Direct, MachineOptions, network
+from rack.anvil import HTTP_PORT
+from rack.paths import DIST
 
 from installation import (
     assert_in_order,
@@ -11,6 +14,7 @@ from installation import (
     event_names,
     install_busybox,
     read_installed,
+    wait_for_system,
 )
 
 
@@ -25,6 +29,25 @@ def test_an_image_with_install_sh_is_installed_and_boots(rack, busybox):
     check_layout_is_plain(machine)
     assert read_installed(machine, "/etc/hostname").strip() == "web-1"
     assert "hostname: web-1" in read_installed(machine, "/etc/metal/install.yaml")
+
+
+def test_an_installed_machine_that_boots_the_agent_again_keeps_its_disk(rack, busybox):
+    machine = rack.add_machine()
+    install_busybox(rack, machine, busybox)
+    machine.type("echo precious > /data && sync && echo writ'-'ten\n")
+    machine.wait_for_line("writ-ten$", timeout=120)
+    machine.power_off()
+    # Past anvil, which would send it to its disk.
+    line = f"console=ttyS0,115200n8 PIXIE_API_URL=http://{network.ADDRESS}:{HTTP_PORT}/certs"
+    machine.options = replace(
+        machine.options, boot=Direct(DIST / "vmlinuz-cloud", DIST / "initramfs-cloud.img", line)
+    )
+    mark = machine.console.mark()
+    machine.power_on()
+    machine.wait_for_line("this machine is installed: nothing is erased", timeout=300, after=mark)
+    wait_for_system(machine, "web-1", after=mark)
+    machine.power_off()
+    assert read_installed(machine, "/data").strip() == "precious"
 
 
 def test_a_machine_with_512_mib_installs_an_image_of_any_size(rack, large_busybox):

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::mac::MacAddress;
+use crate::api::mac::Mac;
 
 /// Numbers of the options used here (RFC 2132, 3046, 4578, 3004).
 pub mod option {
@@ -67,7 +67,7 @@ pub struct Request {
     pub ciaddr: Ipv4Addr,
     /// The relay the message came through; 0.0.0.0 when none.
     pub giaddr: Ipv4Addr,
-    pub mac: MacAddress,
+    pub mac: Mac,
     options: BTreeMap<u8, Vec<u8>>,
 }
 
@@ -111,7 +111,7 @@ impl Request {
             broadcast: field::<1>(head, 10)[0] & 0x80 != 0,
             ciaddr: field::<4>(head, 12).into(),
             giaddr: field::<4>(head, 24).into(),
-            mac: MacAddress(field(head, 28)),
+            mac: Mac(field(head, 28)),
             options,
         })
     }
@@ -204,7 +204,7 @@ pub struct Reply {
     /// The next server, from which the boot file comes.
     pub siaddr: Ipv4Addr,
     pub giaddr: Ipv4Addr,
-    pub mac: MacAddress,
+    pub mac: Mac,
     /// At most 63 bytes.
     pub server_name: String,
     /// At most 127 bytes.
@@ -358,7 +358,7 @@ mod tests {
             packet.extend_from_slice(&[53, 1, 1, 52, 1, 3]);
             packet.extend_from_slice(&tail);
             if let Ok(request) = Request::parse(&packet) {
-                prop_assert_eq!(request.mac, MacAddress([2, 0, 0, 0, 0, 1]));
+                prop_assert_eq!(request.mac, Mac([2, 0, 0, 0, 0, 1]));
             }
         }
     }

@@ -18,10 +18,10 @@ use tracing::{info, warn};
 
 use super::file_id::FileIds;
 use super::file_response::respond;
-use super::mac::MacAddress;
 use super::pxe::{Firmware, HTTP_LOADER};
 use super::script::{AgentScript, LOCAL_DISK_SCRIPT, join_cmdline};
 use super::{BootAuthority, BootDecision};
+use crate::api::mac::Mac;
 
 /// Everything that the routes need.
 pub struct BootHttp {
@@ -81,7 +81,7 @@ async fn script(State(boot): State<Arc<BootHttp>>, headers: HeaderMap, Query(par
     }
 }
 
-fn agent_script(boot: &BootHttp, headers: &HeaderMap, mac: MacAddress, cmdline: &str) -> Result<String> {
+fn agent_script(boot: &BootHttp, headers: &HeaderMap, mac: Mac, cmdline: &str) -> Result<String> {
     let (kernel_id, initrd_id) = (boot.ids.seal(&boot.kernel)?, boot.ids.seal(&boot.initrd)?);
     let cmdline = join_cmdline(cmdline, &boot.pixie_api_url, boot.debug);
     let host = usable_host(headers).map_or_else(|| boot.address.to_string(), str::to_owned);
@@ -169,9 +169,9 @@ async fn metal_config(State(boot): State<Arc<BootHttp>>) -> Response {
 }
 
 /// The error is the sentence that the client gets.
-fn mac_of(params: &HashMap<String, String>) -> Result<MacAddress, String> {
+fn mac_of(params: &HashMap<String, String>) -> Result<Mac, String> {
     let text = params.get("mac").ok_or("mac is missing")?;
-    text.parse().map_err(|error: super::mac::NotAMacAddress| error.to_string())
+    text.parse().map_err(|error: crate::api::mac::NotAMac| error.to_string())
 }
 
 fn plain(text: String) -> Response {

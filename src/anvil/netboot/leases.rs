@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::mac::MacAddress;
+use crate::api::mac::Mac;
 
 /// How long an offered address waits for its client, in seconds.
 const OFFER_SECONDS: u64 = 60;
@@ -73,7 +73,7 @@ pub struct LeasePool {
     /// Never given: the server's own and the router's.
     reserved: Vec<Ipv4Addr>,
     leases: BTreeMap<Ipv4Addr, Lease>,
-    offers: BTreeMap<Ipv4Addr, (MacAddress, u64)>,
+    offers: BTreeMap<Ipv4Addr, (Mac, u64)>,
     declined: BTreeMap<Ipv4Addr, u64>,
     unsaved: bool,
 }
@@ -99,7 +99,7 @@ impl LeasePool {
 
     /// Picks an address for a client and keeps it aside for a minute: the one it had, else the one it asks for, else
     /// one never used, else the one whose lease ended longest ago. `None` when the pool is exhausted.
-    pub fn offer(&mut self, mac: MacAddress, wanted: Option<Ipv4Addr>, now: u64) -> Option<Ipv4Addr> {
+    pub fn offer(&mut self, mac: Mac, wanted: Option<Ipv4Addr>, now: u64) -> Option<Ipv4Addr> {
         self.offers.retain(|_, (_, until)| *until > now);
         self.declined.retain(|_, until| *until > now);
         let address = self
@@ -114,7 +114,7 @@ impl LeasePool {
     }
 
     /// Gives an address to a client until `ends`. False when it may not have it.
-    pub fn take(&mut self, mac: MacAddress, client_id: Option<&[u8]>, address: Ipv4Addr, now: u64, ends: u64) -> bool {
+    pub fn take(&mut self, mac: Mac, client_id: Option<&[u8]>, address: Ipv4Addr, now: u64, ends: u64) -> bool {
         if !self.may_have(mac, address, now) {
             return false;
         }
@@ -128,7 +128,7 @@ impl LeasePool {
     }
 
     /// The client gives its address back; false when it was not its own.
-    pub fn release(&mut self, mac: MacAddress, address: Ipv4Addr, now: u64) -> bool {
+    pub fn release(&mut self, mac: Mac, address: Ipv4Addr, now: u64) -> bool {
         match self.leases.get_mut(&address) {
             Some(lease) if lease.mac == mac.to_string() => {
                 lease.ends = lease.ends.min(now);
@@ -141,7 +141,7 @@ impl LeasePool {
 
     /// The client found somebody else on the address: nobody gets it for a while. Only the address's owner may say so,
     /// or one packet could empty the pool.
-    pub fn decline(&mut self, mac: MacAddress, address: Ipv4Addr, now: u64) -> bool {
+    pub fn decline(&mut self, mac: Mac, address: Ipv4Addr, now: u64) -> bool {
         let offered = self.offers.get(&address).is_some_and(|(owner, _)| *owner == mac);
         let leased = self.leases.get(&address).is_some_and(|lease| lease.mac == mac.to_string());
         if !offered && !leased {
@@ -154,18 +154,18 @@ impl LeasePool {
     }
 
     /// Forgets what was offered: the client chose another server.
-    pub fn withdraw_offer(&mut self, mac: MacAddress) {
+    pub fn withdraw_offer(&mut self, mac: Mac) {
         self.offers.retain(|_, (owner, _)| *owner != mac);
     }
 
     /// The address leased to a client, also after its lease ended.
-    pub fn address_of(&self, mac: MacAddress) -> Option<Ipv4Addr> {
+    pub fn address_of(&self, mac: Mac) -> Option<Ipv4Addr> {
         let owner = mac.to_string();
         self.leases.iter().find(|(_, lease)| lease.mac == owner).map(|(address, _)| *address)
     }
 
     /// In the range, not reserved, resting, offered or leased to somebody else now.
-    fn may_have(&self, mac: MacAddress, address: Ipv4Addr, now: u64) -> bool {
+    fn may_have(&self, mac: Mac, address: Ipv4Addr, now: u64) -> bool {
         self.range.contains(address)
             && !self.reserved.contains(&address)
             && self.declined.get(&address).is_none_or(|until| *until <= now)
@@ -173,11 +173,11 @@ impl LeasePool {
             && self.leases.get(&address).is_none_or(|lease| lease.ends <= now || lease.mac == mac.to_string())
     }
 
-    fn is_unused(&self, mac: MacAddress, address: Ipv4Addr, now: u64) -> bool {
+    fn is_unused(&self, mac: Mac, address: Ipv4Addr, now: u64) -> bool {
         !self.leases.contains_key(&address) && self.may_have(mac, address, now)
     }
 
-    fn longest_ended(&self, mac: MacAddress, now: u64) -> Option<Ipv4Addr> {
+    fn longest_ended(&self, mac: Mac, now: u64) -> Option<Ipv4Addr> {
         let ended = self.leases.iter().filter(|(address, _)| self.may_have(mac, **address, now));
         ended.min_by_key(|(_, lease)| lease.ends).map(|(address, _)| *address)
     }
@@ -230,8 +230,8 @@ pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> std::io::Resu
 mod tests {
     use super::*;
 
-    fn mac(last: u8) -> MacAddress {
-        MacAddress([2, 0, 0, 0, 0, last])
+    fn mac(last: u8) -> Mac {
+        Mac([2, 0, 0, 0, 0, last])
     }
 
     fn ip(last: u8) -> Ipv4Addr {

@@ -17,7 +17,6 @@ pub mod file_id;
 pub mod file_response;
 pub mod http;
 pub mod leases;
-pub mod mac;
 pub mod pxe;
 pub mod ra;
 pub mod script;

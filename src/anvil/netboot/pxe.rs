@@ -9,7 +9,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::dhcp_message::{Request, option};
-use super::mac::MacAddress;
+use crate::api::mac::Mac;
 
 /// Which loader a firmware gets; the number is the last part of its TFTP path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,7 +158,7 @@ const BOOT_AT_ONCE: [u8; 4] = [6, 1, 8, 255];
 const NO_PROXY_DHCP: [u8; 3] = [176, 1, 1];
 
 /// File, server name and options for a booting client.
-pub fn boot_fields(client: BootClient, beside: Beside, mac: MacAddress, http: SocketAddrV4) -> BootFields {
+pub fn boot_fields(client: BootClient, beside: Beside, mac: Mac, http: SocketAddrV4) -> BootFields {
     let vendor_class = |name: &str| (option::VENDOR_CLASS, name.as_bytes().to_vec());
     match client {
         BootClient::Tftp(firmware) => {
@@ -192,7 +192,7 @@ pub fn boot_fields(client: BootClient, beside: Beside, mac: MacAddress, http: So
 /// Name under which UEFI HTTP boot asks for its loader; the ending tells it that this is a program.
 pub const HTTP_LOADER: &str = "ipxe.efi";
 
-pub fn tftp_path(mac: MacAddress, firmware: Firmware) -> String {
+pub fn tftp_path(mac: Mac, firmware: Firmware) -> String {
     format!("{mac}/{}", firmware.number())
 }
 

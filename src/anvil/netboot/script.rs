@@ -1,12 +1,12 @@
 //! The scripts that iPXE runs.
 
-use super::mac::MacAddress;
+use crate::api::mac::Mac;
 
 /// What a script needs to load the agent.
 pub struct AgentScript<'a> {
     /// Host and port as the client addressed us.
     pub host: &'a str,
-    pub mac: MacAddress,
+    pub mac: Mac,
     pub kernel_id: &'a str,
     pub initrd_id: &'a str,
     /// Complete, on one line.

@@ -15,9 +15,9 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
-use super::mac::MacAddress;
 use super::pxe::Firmware;
 use super::tftp_packet::{ErrorCode, Packet, ParseError, ReadRequest, encode_data, encode_error, encode_option_ack};
+use crate::api::mac::Mac;
 
 /// Transfers at the same time; more requests are dropped, and clients ask again.
 const MAX_TRANSFERS: usize = 128;
@@ -209,7 +209,7 @@ fn open_regular(path: &Path) -> io::Result<(File, u64)> {
 fn file_names(name: &str) -> Vec<&str> {
     let name = name.trim_start_matches('/');
     match name.split_once('/') {
-        Some((mac, number)) => match (mac.parse::<MacAddress>(), Firmware::from_number(number)) {
+        Some((mac, number)) => match (mac.parse::<Mac>(), Firmware::from_number(number)) {
             (Ok(_), Some(firmware)) => firmware.loaders().to_vec(),
             _ => Vec::new(),
         },

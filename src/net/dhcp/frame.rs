@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::{CLIENT_PORT, SERVER_PORT};
-use crate::net::mac::Mac;
+use crate::api::mac::Mac;
 
 const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 const ETHERNET_HEADER_BYTES: usize = 14;

@@ -112,7 +112,7 @@ fn times(reply: &Reply) -> Option<LeaseTimes> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::mac::Mac;
+    use crate::api::mac::Mac;
 
     fn ack() -> Reply {
         Reply {

@@ -7,7 +7,7 @@ use dhcproto::v4::{DhcpOption, Flags, Message, MessageType, OptionCode};
 use dhcproto::{Encodable, Encoder};
 use uuid::Uuid;
 
-use crate::net::mac::Mac;
+use crate::api::mac::Mac;
 
 /// Shortest message that old relays pass on (the size of BOOTP, RFC 1542 section 2.1).
 const SHORTEST_MESSAGE_BYTES: usize = 300;

@@ -7,8 +7,8 @@ use thiserror::Error;
 
 use super::domains::{parse_domain, parse_search_list};
 use super::options::RawOptions;
+use crate::api::mac::Mac;
 use crate::net::links::Route;
-use crate::net::mac::Mac;
 
 /// Bytes before the magic cookie (RFC 2131, figure 1).
 const FIXED_BYTES: usize = 236;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::net::mac::Mac;
+use crate::api::mac::Mac;
 
 /// Nearest bridge: what switches listen to and never forward.
 pub const MULTICAST: Mac = Mac([0x01, 0x80, 0xc2, 0, 0, 0x0e]);

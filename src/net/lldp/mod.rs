@@ -265,7 +265,7 @@ mod tests {
     }
 
     fn link(name: &str) -> EthernetLink {
-        EthernetLink { index: 2, name: name.into(), mac: super::super::Mac([2, 0, 0, 0, 0, 1]) }
+        EthernetLink { index: 2, name: name.into(), mac: crate::api::mac::Mac([2, 0, 0, 0, 0, 1]) }
     }
 
     fn neighbour(port: &str, ttl_s: u64) -> Neighbour {

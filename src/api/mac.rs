@@ -37,7 +37,7 @@ impl Serialize for Mac {
     }
 }
 
-/// The text is not six colon-separated pairs of hex digits.
+/// The text is not six pairs of hex digits with `:` or `-` between them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not an Ethernet address such as 02:00:00:00:00:01")]
 pub struct NotAMac(String);
@@ -46,12 +46,16 @@ impl FromStr for Mac {
     type Err = NotAMac;
 
     fn from_str(text: &str) -> Result<Self, NotAMac> {
-        let wrong = || NotAMac(text.to_owned());
-        let bytes: Vec<u8> = text
-            .split(':')
-            .map(|pair| if pair.len() == 2 { u8::from_str_radix(pair, 16).map_err(|_| wrong()) } else { Err(wrong()) })
-            .collect::<Result<_, _>>()?;
-        Self::from_slice(&bytes).ok_or_else(wrong)
+        let wrong = || NotAMac(text.chars().take(32).collect());
+        let separator = if text.contains('-') { '-' } else { ':' };
+        let mut bytes = [0; 6];
+        let mut pairs = text.split(separator);
+        for byte in &mut bytes {
+            // Not by `from_str_radix`, which takes a sign for a digit.
+            let pair = pairs.next().filter(|pair| pair.len() == 2).ok_or_else(wrong)?;
+            hex::decode_to_slice(pair, std::slice::from_mut(byte)).map_err(|_| wrong())?;
+        }
+        if pairs.next().is_some() { Err(wrong()) } else { Ok(Self(bytes)) }
     }
 }
 
@@ -61,15 +65,16 @@ mod tests {
 
     #[test]
     fn a_mac_is_shown_as_it_is_read() {
-        let mac: Mac = "02:00:00:AB:cd:0f".parse().unwrap();
-        assert_eq!(mac, Mac([2, 0, 0, 0xab, 0xcd, 0x0f]));
-        assert_eq!(mac.to_string(), "02:00:00:ab:cd:0f");
+        for text in ["02:00:00:AB:cd:0f", "02-00-00-ab-CD-0F"] {
+            let mac: Mac = text.parse().unwrap();
+            assert_eq!(mac, Mac([2, 0, 0, 0xab, 0xcd, 0x0f]));
+            assert_eq!(mac.to_string(), "02:00:00:ab:cd:0f");
+        }
     }
 
     #[test]
     fn refuses_what_is_no_mac() {
-        for text in
-            ["", "02:00:00:00:00", "02:00:00:00:00:00:00", "2:0:0:0:0:0", "02-00-00-00-00-00", "+2:00:00:00:00:01x"]
+        for text in ["", "02:00:00:00:00", "02:00:00:00:00:00:00", "2:0:0:0:0:0", "0200.0000.0001", "02:00:00:00:00:+1"]
         {
             assert_eq!(text.parse::<Mac>(), Err(NotAMac(text.to_owned())), "{text}");
         }
