@@ -255,7 +255,14 @@ async fn refusals_have_the_usual_body_and_name_the_field() {
         ("PUT", "/v1/image", r#"{"id": "debian"}"#, 400, "image id: expected"),
         ("PUT", "/v1/size", r#"{"id": "unknown"}"#, 400, "id: expected a name other than"),
         ("PUT", "/v1/size", r#"{"id": "a", "constraints": [{"type": "gpu"}]}"#, 422, "identifier is missing"),
-        ("PUT", "/v1/filesystemlayout", "{}", 400, "id: expected"),
+        ("PUT", "/v1/filesystemlayout", "{}", 400, "id: the id is empty"),
+        (
+            "PUT",
+            "/v1/filesystemlayout",
+            r#"{"id": "x", "filesystems": [{"device": "/dev/vda", "format": "zfs"}]}"#,
+            422,
+            "filesystems[0].format: unsupported format \"zfs\"",
+        ),
         ("DELETE", "/v1/size/x", "", 404, "no size with id \"x\" found"),
     ];
     for (method, path, body, expected_status, expected) in cases {

@@ -1,4 +1,5 @@
-//! File system layouts on the server: which are accepted, which is chosen, and whether it fits a machine.
+//! File system layouts on the server: which collide, which is chosen, and whether it fits a machine. What makes one
+//! valid by itself is in [`crate::api::layout::validate`].
 
 use super::refusal::Refusal;
 use super::version::{ImageId, VersionConstraint};
@@ -6,39 +7,6 @@ use crate::api::layout::FilesystemLayout;
 use crate::api::rest::Disk;
 
 const MIB: u64 = 1 << 20;
-
-/// Everything wrong with a layout by itself; empty when it may be stored.
-///
-/// The rules for disks, partitions and file systems belong to the wire type and are checked there; here are those that
-/// concern its constraints.
-pub fn faults(layout: &FilesystemLayout) -> Vec<String> {
-    let mut faults = disk_faults(layout);
-    if layout.id.is_empty() {
-        faults.push("id: expected a name, found an empty text".to_owned());
-    }
-    for (os, constraint) in &layout.constraints.images {
-        if os == "*" {
-            faults.push("constraints.images: the operating system must be named, found \"*\"".to_owned());
-        }
-        if let Err(fault) = VersionConstraint::parse(constraint) {
-            faults.push(format!("constraints.images.{os}: {fault}"));
-        }
-    }
-    for (index, size) in layout.constraints.sizes.iter().enumerate() {
-        if size.contains('*') {
-            faults.push(format!("constraints.sizes[{index}]: a size must be named in full, found {size:?}"));
-        }
-        if layout.constraints.sizes[..index].contains(size) {
-            faults.push(format!("constraints.sizes[{index}]: {size:?} stands twice"));
-        }
-    }
-    faults
-}
-
-/// Seam: the rules of disks, partitions, RAID, LVM and file systems live beside the wire type.
-fn disk_faults(_layout: &FilesystemLayout) -> Vec<String> {
-    Vec::new()
-}
 
 /// Why a new layout would make the choice ambiguous: for one size and operating system both would be chosen.
 pub fn collision(new: &FilesystemLayout, others: &[FilesystemLayout]) -> Option<String> {
@@ -168,16 +136,6 @@ mod tests {
         assert!(text.contains("disk /dev/sda has 1099 MiB, its partitions need 1100 MiB"), "{text}");
         assert!(text.contains("disk /dev/sdb is not there, the machine has /dev/sda"), "{text}");
         assert!(check_fit(&with_disk("/dev/sda", &[500, 599, 0]), &disks).is_ok());
-    }
-
-    #[test]
-    fn finds_faults_of_the_constraints() {
-        let bad = layout("", &["s*", "a", "a"], &[("*", "1.2"), ("debian", ">1")]);
-        let faults = faults(&bad).join("\n");
-        for expected in ["id: expected", "found \"*\"", "constraints.images.debian:", "sizes[0]", "\"a\" stands twice"]
-        {
-            assert!(faults.contains(expected), "{expected}: {faults}");
-        }
     }
 
     #[test]

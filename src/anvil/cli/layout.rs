@@ -10,7 +10,7 @@ use super::documents::read_list;
 use super::{Format, print_json, table};
 use crate::anvil::layouts;
 use crate::anvil::version::ImageId;
-use crate::api::layout::FilesystemLayout;
+use crate::api::layout::{FilesystemLayout, validate};
 
 #[derive(Subcommand)]
 pub(super) enum Layout {
@@ -76,7 +76,7 @@ async fn add(
 fn validate(all: &[FilesystemLayout], format: Format) -> Result<()> {
     let mut faults = Vec::new();
     for (index, layout) in all.iter().enumerate() {
-        faults.extend(layouts::faults(layout).into_iter().map(|fault| format!("{:?}: {fault}", layout.id)));
+        faults.extend(validate::validate(layout).into_iter().map(|fault| format!("{:?}: {fault}", layout.id)));
         faults.extend(layouts::collision(layout, &all[..index]));
     }
     if !faults.is_empty() {

@@ -12,6 +12,7 @@ use crate::anvil::state::Anvil;
 use crate::anvil::store::Tx;
 use crate::anvil::version::ImageId;
 use crate::api::layout::FilesystemLayout;
+use crate::api::layout::validate::validate;
 
 pub(super) async fn list(State(anvil): State<Anvil>) -> Answer<Vec<FilesystemLayout>> {
     list_entities(anvil).await
@@ -22,9 +23,11 @@ pub(super) async fn show(State(anvil): State<Anvil>, Path(id): Path<String>) -> 
 }
 
 fn check(tx: &Tx<'_>, layout: &FilesystemLayout) -> Result<(), Refusal> {
-    let faults = layouts::faults(layout);
+    let faults = validate(layout);
     if !faults.is_empty() {
-        return Err(Refusal::BadRequest(sentence(&faults)));
+        let unsupported = faults.iter().any(|fault| fault.rule.is_unsupported_value());
+        let text = sentence(&faults.iter().map(ToString::to_string).collect::<Vec<_>>());
+        return Err(if unsupported { Refusal::Unprocessable(text) } else { Refusal::BadRequest(text) });
     }
     match layouts::collision(layout, &tx.all::<FilesystemLayout>()?) {
         Some(fault) => Err(Refusal::BadRequest(fault)),
