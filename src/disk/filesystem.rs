@@ -1,6 +1,9 @@
 //! Makes file systems, and looks at what was made.
 
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -9,11 +12,34 @@ use super::plan::{FilesystemPlan, FilesystemUuid, Mode};
 use super::tool::{has_tool, run_tool};
 use crate::api::layout::values::Format;
 
+/// Who holds a new partition for longer does not mean to let go.
+const FREE_LIMIT: Duration = Duration::from_secs(10);
+const FREE_POLL: Duration = Duration::from_millis(50);
+
 /// Makes one file system on `node`. The id was decided by the plan, so nobody has to ask blkid.
 pub fn make_filesystem(filesystem: &FilesystemPlan, node: &Path, mode: Mode) -> Result<()> {
     let Some(tool) = tool(filesystem.format) else { return Ok(()) };
+    wait_until_free(node)?;
     run_tool(tool, &arguments(filesystem, node, mode))?;
     verify(filesystem, node)
+}
+
+/// Returns when nobody holds `node`.
+///
+/// A program that is started while we hold the disk shares that hold until it runs, and whoever watches disks (udev on
+/// a desk) looks at new partitions. Both let go by themselves, and mkfs would refuse meanwhile.
+fn wait_until_free(node: &Path) -> Result<()> {
+    let deadline = Instant::now() + FREE_LIMIT;
+    loop {
+        let opened = File::options().read(true).write(true).custom_flags(libc::O_EXCL).open(node);
+        match opened {
+            Ok(_) => return Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                std::thread::sleep(FREE_POLL);
+            }
+            Err(error) => return Err(error).with_context(|| format!("claiming {}", node.display())),
+        }
+    }
 }
 
 /// Tools that the file systems need and that are not there.
