@@ -107,6 +107,35 @@ def test_a_machine_without_dhcp_says_so_and_goes_on_when_it_comes(rack, busybox)
     rack.wait_for_event(machine, "Waiting")
 
 
+def test_a_machine_waits_for_its_control_plane_and_says_so(rack):
+    """No configuration, no API: with a static address, so that nothing else is missing."""
+    url = f"http://{ADDRESS}:{HTTP_PORT}/certs"
+    line = f"console=ttyS0,115200n8 ip=10.77.0.50:::255.255.255.0::eth0:off PIXIE_API_URL={url}"
+    direct = Direct(DIST / "vmlinuz-cloud", DIST / "initramfs-cloud.img", line)
+    machine = rack.add_machine(MachineOptions(boot=direct))
+    machine.power_on()
+    said = machine.wait_for_line(r"drophammer: phase configure: not yet, trying for \d+ s, again in \d+ s", timeout=300)
+    assert url in said.text, said.text
+    rack.start_anvil()
+    rack.wait_for_event(machine, "Waiting")
+    assert machine.console.find(r"eth0 has 10\.77\.0\.50/24|10\.77\.0\.50")
+
+
+def test_an_image_that_is_not_there_is_told_with_its_url_and_nothing_boots(rack):
+    rack.start_anvil()
+    url = f"http://{ADDRESS}:{HTTP_PORT}/images/none/none.tar.zst"
+    rack.anvil.command("image", "add", "--id", IMAGE, "--source", url, "--digest", "sha256:" + "0" * 64)
+    machine = rack.add_machine()
+    layout_id = rack.add_layout(machine.options.disk)
+    power_on_and_wait(rack, machine)
+    rack.allocate(machine, IMAGE, layout_id, "web-1")
+    crash = rack.wait_for_event(machine, "Crashed", fatal=())
+    assert url in crash["message"] and "404" in crash["message"], crash
+    assert machine.console.find("what was half-installed is wiped")
+    machine.power_off()
+    assert not root_is_mountable(machine)
+
+
 def test_two_machines_are_installed_side_by_side(rack, busybox):
     first, second = rack.add_machine(), rack.add_machine()
     second.power_on()
