@@ -227,7 +227,7 @@ async fn boot_requests_that_make_no_sense_are_refused() {
         ("/_/ipxe", 400, "arch"),
         ("/_/ipxe?arch=2&mac=02:00:00:00:00:01", 400, "arch"),
         ("/_/ipxe?arch=0", 400, "mac is missing"),
-        ("/_/ipxe?arch=0&mac=02:00:00:00:00", 400, "not a MAC address"),
+        ("/_/ipxe?arch=0&mac=02:00:00:00:00", 400, "not an Ethernet address"),
         ("/_/ipxe?arch=0&mac=02:00:00:00:00:09", 500, "no partition for 02:00:00:00:00:09"),
         ("/_/file", 400, "name is missing"),
         ("/_/file?name=L2V0Yy9wYXNzd2Q&type=kernel", 400, "not an id"),
