@@ -1,7 +1,5 @@
 //! Phase clock: the time from the configured servers, before any certificate is judged.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use tracing::info;
 
@@ -9,8 +7,6 @@ use super::Agent;
 use super::network::Connected;
 use super::session::Session;
 use crate::net::ntp;
-
-const LIMIT: Duration = Duration::from_secs(10);
 
 /// Sources in this order: the command line, MetalConfig, DHCP. No others.
 pub(crate) fn servers(agent: &Agent, session: &Session, network: &Connected) -> Vec<String> {
@@ -24,7 +20,7 @@ pub(crate) async fn run(agent: &Agent, session: &Session, network: &Connected) -
         !servers.is_empty(),
         "no NTP server is configured: neither drophammer.ntp=, nor ntp_servers in MetalConfig, nor DHCP option 42"
     );
-    let set = ntp::set_clock(&agent.roots, &servers, &session.resolver, LIMIT).await?;
+    let set = ntp::set_clock(&agent.roots, &servers, &session.resolver, ntp::CLOCK_LIMIT).await?;
     info!(server = set.server, "clock set, moved by {:.3} s", set.offset_ns as f64 / 1e9);
     Ok(())
 }

@@ -1,7 +1,5 @@
 //! What is in an image, and whether it can be installed.
 
-use std::path::Path;
-
 use anyhow::{Result, bail};
 use tracing::info;
 
@@ -47,14 +45,8 @@ pub struct Unfit {
     pub missing: Vec<String>,
 }
 
-/// Looks at the unpacked image and decides how to install it; the error is [`Unfit`], unless
-/// reading failed or the layout does not fit the firmware.
-///
-/// Changes nothing. [`super::configure`] does it, too, before it writes anything.
-pub fn check_image(root: &Path, input: &Input) -> Result<Way> {
-    plan_way(&Tree::open(root)?, input)
-}
-
+/// Looks at the unpacked image and decides how to install it; the error is [`Unfit`], unless reading failed. Changes
+/// nothing: [`super::configure`] asks before it writes anything.
 pub(super) fn plan_way(tree: &Tree, input: &Input) -> Result<Way> {
     if let Some(installer) = Installer::find(tree) {
         info!(installer = installer.path(), "image brings its own installer");

@@ -1,6 +1,5 @@
 //! Handing over to the installed system's kernel without going through the firmware.
 
-use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -54,15 +53,6 @@ pub fn load(root: &Path, boot: &BootInfo) -> Result<(), KexecError> {
 pub fn load_files(name: &str, kernel: &File, initrd: Option<&File>, cmdline: &str) -> Result<(), KexecError> {
     let line = CString::new(cmdline).map_err(|_| KexecError::Cmdline)?;
     sys::kexec::load(kernel.as_fd(), initrd.map(AsFd::as_fd), &line).map_err(|errno| classify(name, cmdline, errno))
-}
-
-/// Jumps into the loaded kernel. Unmount and sync first: nothing is left to do it afterwards.
-pub fn execute() -> Result<Infallible, KexecError> {
-    sys::kexec::jump().map_err(|errno| match errno {
-        Errno::ENOSYS => KexecError::NotSupported,
-        Errno::EPERM => KexecError::NotPermitted,
-        errno => KexecError::Failed { kernel: "the loaded kernel".to_owned(), errno },
-    })
 }
 
 /// Source: `kexec_file_load(2)`, and `kernel/kexec_file.c` for the signature's errors.

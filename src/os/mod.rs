@@ -43,7 +43,7 @@ use crate::api::rest::{Allocation, Network, Nic};
 pub use crate::sys::firmware::Firmware;
 
 pub use boot_info::BootInfo;
-pub use image::{ImageFacts, Unfit, check_image};
+pub use image::{ImageFacts, Unfit};
 
 use chroot::Chroot;
 use chroot_mounts::ChrootMounts;

@@ -1,16 +1,14 @@
-//! Loading another kernel and jumping into it.
+//! Loading another kernel. The jump into it is a reboot, through PID 1's exit door.
 
-use std::convert::Infallible;
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
-use nix::sys::reboot::{RebootMode, reboot};
 
 /// `KEXEC_FILE_NO_INITRAMFS` of `linux/kexec.h`: there is no initrd, ignore its descriptor.
 const NO_INITRAMFS: libc::c_ulong = 4;
 
-/// Loads a kernel, and an initrd if there is one, for [`jump`].
+/// Loads a kernel, and an initrd if there is one, for the next reboot by kexec.
 ///
 /// The kernel reads both files before the call returns, so that they may go away afterwards.
 /// Source: `kexec_file_load(2)`, since Linux 3.17.
@@ -31,11 +29,4 @@ pub fn load(kernel: BorrowedFd, initrd: Option<BorrowedFd>, cmdline: &CStr) -> R
         )
     };
     Errno::result(result).map(drop)
-}
-
-/// Leaves this kernel for the loaded one, at once: nothing is synced, nobody is told.
-///
-/// Returns only when it fails; without a loaded kernel that is `EINVAL`. Source: `reboot(2)`.
-pub fn jump() -> Result<Infallible, Errno> {
-    reboot(RebootMode::RB_KEXEC)
 }
