@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Reading;
@@ -12,7 +13,7 @@ use super::attribute::{read_bytes, read_indices, read_number};
 use crate::sys::roots::Roots;
 
 /// One socket.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Cpu {
     /// `physical_package_id`; absent on a machine without topology.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -5,6 +5,7 @@
 use std::cmp::Ordering;
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Reading;
@@ -13,7 +14,7 @@ use crate::sys::roots::Roots;
 use crate::sys::units::Bytes;
 
 /// One block device (never a partition).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Disk {
     /// `/dev/nvme0n1`: always under `/dev`, whatever the roots, since this is what the control plane is told.
     pub name: String,
@@ -69,7 +70,7 @@ impl Disk {
 }
 
 /// What a block device is, by its name and its place in the tree of devices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DiskKind {
     /// A disk with hardware (or a hypervisor) behind it.
@@ -102,7 +103,7 @@ impl DiskKind {
 }
 
 /// How the disk is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Transport {
     Nvme,

@@ -2,6 +2,7 @@
 //!
 //! Sizes match on the model's text, so it is the PCI database's, unchanged.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Reading;
@@ -12,7 +13,7 @@ const NVIDIA: u16 = 0x10de;
 /// VGA, XGA, 3D and other display controllers. NVSwitches (0x0680) and audio functions (0x0403) are none.
 const DISPLAY_CONTROLLER: u32 = 0x03;
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Gpu {
     /// As the PCI database has it, which is what the control plane expects.
     pub vendor: String,

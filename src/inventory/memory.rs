@@ -8,6 +8,7 @@ use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Reading;
@@ -21,7 +22,7 @@ pub struct Memory {
     pub source: MemorySource,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MemorySource {
     /// Online memory blocks: what is installed and in use.

@@ -19,6 +19,7 @@ pub mod pci;
 pub mod table;
 pub mod wire;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -27,7 +28,7 @@ use crate::sys::roots::Roots;
 use crate::sys::units::Bytes;
 
 /// One machine's hardware.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct Inventory {
     /// The machine's id, see [`dmi::machine_uuid`].
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Reading;
@@ -11,7 +12,7 @@ use super::attribute::{pci_address, read_device_path, read_flag, read_link_name,
 use crate::sys::roots::Roots;
 
 /// One link with a hardware address.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Nic {
     pub name: String,
     /// `address`: 6, 8 or 20 bytes (Ethernet, EUI-64, InfiniBand), lower case with colons.
@@ -43,7 +44,7 @@ pub struct Nic {
 }
 
 /// The other end of a cable.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Neighbor {
     pub mac: String,
     pub name: String,

@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Reading;
@@ -12,7 +13,7 @@ use super::attribute::{read_hex, read_names};
 use crate::sys::roots::Roots;
 
 /// One PCI function.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct PciDevice {
     /// `0000:3b:00.0`.
     pub address: String,

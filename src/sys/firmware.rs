@@ -1,11 +1,12 @@
 //! How the machine was booted.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::roots::Roots;
 
 /// What started the kernel, and so what starts the installed system.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Firmware {
     Uefi,
