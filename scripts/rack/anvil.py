@@ -54,8 +54,15 @@ class Anvil:
         self._network = rack_network
         self._config = directory / "anvil.yaml"
         self._process = None
+        self._settings = config
+        self.configure()
+
+    def configure(self, section=None, **values):
+        """Changes one section of its configuration, from its next start on."""
+        if section:
+            self._settings[section] |= values
         # JSON is YAML.
-        self._config.write_text(json.dumps(config, indent=2) + "\n")
+        self._config.write_text(json.dumps(self._settings, indent=2) + "\n")
 
     def start(self, timeout=60):
         self.data.mkdir(exist_ok=True)

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import network, terminal, timeline
+from . import initramfs, network, terminal, timeline
 from .anvil import HTTP_PORT
 from .commands import LabError
 from .machine import DISK_DEVICES, FIRMWARES, MachineOptions, accelerator
@@ -16,6 +16,7 @@ from .rack import INSTALL_TIMEOUT, REGISTER_TIMEOUT, Rack, Settings
 
 IMAGE_ID = "debian-12.0"
 KERNELS = {"generic": ("vmlinuz", "initramfs.img"), "cloud": ("vmlinuz-cloud", "initramfs-cloud.img")}
+MONOLITHIC = "monolithic"
 
 # What is shown of the installed system.
 SHOW = [
@@ -38,7 +39,8 @@ def parse_arguments(argv):
     parser.add_argument("--disk-size", type=int, default=8, metavar="GIB")
     parser.add_argument("--machines", type=int, default=1, metavar="N")
     parser.add_argument("--image", type=Path, metavar="FILE", help="image to install (default: a Debian 12 made here)")
-    parser.add_argument("--kernel", default="generic", metavar="generic|cloud|FILE", help="the agent's kernel")
+    kernel = "the agent's kernel: Debian's (the default), Debian's for virtual machines, one without modules, your own"
+    parser.add_argument("--kernel", default="generic", metavar="generic|cloud|monolithic|FILE", help=kernel)
     parser.add_argument("--keep", action="store_true", help="leave it running, and tell how to reach it")
     parser.add_argument("--manual", action="store_true", help="stop before the allocation: the anvil command is yours")
     args = parser.parse_args(argv)
@@ -48,8 +50,9 @@ def parse_arguments(argv):
         parser.error("--memory: at least 256")
     if args.image and not args.image.is_file():
         parser.error(f"--image: {args.image} is no file")
-    if args.kernel not in KERNELS and not Path(args.kernel).is_file():
-        parser.error(f"--kernel: {args.kernel} is neither {' nor '.join(KERNELS)} nor a file")
+    names = [*KERNELS, MONOLITHIC]
+    if args.kernel not in names and not Path(args.kernel).is_file():
+        parser.error(f"--kernel: {args.kernel} is neither {', '.join(names)} nor a file")
     return args
 
 
@@ -71,10 +74,13 @@ def build(screen, *words):
     return output[-1] if output else ""
 
 
-def kernel_files(name):
+def kernel_files(name, screen):
     if name in KERNELS:
         kernel, initrd = KERNELS[name]
         return DIST / kernel, DIST / initrd
+    if name == MONOLITHIC:
+        kernel = Path(build(screen, str(SCRIPTS / "kernel")))
+        return kernel, initramfs.build(kernel.parent / "initramfs.img")
     # Some other kernel: the drivers packed for the generic one do no harm, and are not needed if it has its own.
     return Path(name).resolve(), DIST / "initramfs.img"
 
@@ -101,7 +107,7 @@ def main(argv=None):
 def run_lab(args, screen):
     build(screen, str(SCRIPTS / "build"))
     image = args.image or Path(build(screen, str(SCRIPTS / "image"), "debian-12"))
-    kernel, initrd = kernel_files(args.kernel)
+    kernel, initrd = kernel_files(args.kernel, screen)
     with Rack(Settings(kernel=kernel, initrd=initrd)) as rack:
         image_id, layout_id = prepare(rack, args, image, screen)
         options = MachineOptions(args.firmware, args.memory, args.disk, args.disk_size)

@@ -30,7 +30,7 @@ def remove_leftovers():
     """Namespaces of labs that were killed: their names carry the number of a process that is no more."""
     for line in run(["ip", "netns", "list"]).splitlines():
         name = line.split()[0]
-        match = re.fullmatch(re.escape(PREFIX) + r"(\d+)-\d+", name)
+        match = re.fullmatch(re.escape(PREFIX) + r"(\d+)-\d+(-host\d+)?", name)
         if match and not Path(f"/proc/{match[1]}").exists():
             try:
                 run(["ip", "netns", "delete", name])
@@ -47,6 +47,7 @@ class Network:
         Network._count += 1
         self.namespace = f"{PREFIX}{os.getpid()}-{Network._count}"
         self._taps = 0
+        self._hosts = []
         self._made = False
 
     def create(self):
@@ -62,7 +63,9 @@ class Network:
 
     def remove(self):
         if self._made:
-            run(["ip", "netns", "delete", self.namespace])
+            for namespace in [*self._hosts, self.namespace]:
+                run(["ip", "netns", "delete", namespace])
+            self._hosts = []
             self._made = False
 
     def run(self, argv, **options):
@@ -77,6 +80,18 @@ class Network:
         self.ip("tuntap", "add", tap, "mode", "tap")
         self.ip("link", "set", tap, "master", BRIDGE, "up")
         return tap
+
+    def add_host(self, address):
+        """Another computer on the bridge; returns the namespace to run its programs in."""
+        number = len(self._hosts)
+        host = f"{self.namespace}-host{number}"
+        run(["ip", "netns", "add", host])
+        self._hosts.append(host)
+        self.ip("link", "add", f"host{number}", "type", "veth", "peer", "name", "eth0", "netns", host)
+        self.ip("link", "set", f"host{number}", "master", BRIDGE, "up")
+        run(["ip", "address", "add", f"{address}/{PREFIX_LENGTH}", "dev", "eth0"], namespace=host)
+        run(["ip", "link", "set", "eth0", "up"], namespace=host)
+        return host
 
     def limit_rate(self, tap, mbit):
         """Packets to the machine behind `tap` come at this rate at most; None: as they like."""

@@ -3,14 +3,15 @@
 import re
 import stat
 import subprocess
-from dataclasses import replace
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
-from . import commands, network
+from . import commands, initramfs, network
 from .busybox_image import BUSYBOX, cpio
-from .commands import run
-from .machine import DISK_DEVICES, Direct
-from .paths import CACHE, ROOT
+from .machine import DISK_DEVICES
+from .paths import CACHE, DIST, ROOT
+from .rack import INSTALL_TIMEOUT, REGISTER_TIMEOUT, Rack, Settings
 
 PORT = 8099
 TOOLS = "/bin/tar\n/usr/bin/curl\n/usr/bin/zstd\n/sbin/mke2fs /sbin/mkfs.ext4\n"
@@ -19,9 +20,11 @@ TOOLS = "/bin/tar\n/usr/bin/curl\n/usr/bin/zstd\n/sbin/mke2fs /sbin/mkfs.ext4\n"
 SCRIPT = """#!/bin/sh
 /bin/busybox --install -s /bin/applets
 export PATH=/usr/bin:/usr/sbin:/bin/applets
+echo "RIVAL: up"
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
+[ -n "{url}" ] || exit
 modprobe -a virtio_pci virtio_net virtio_blk virtio_scsi sd_mod nvme ahci ext4 2>/dev/null
 ip link set eth0 up
 ip address add 10.77.0.98/24 dev eth0
@@ -30,9 +33,9 @@ mkdir -p /mnt/os
 mount -t ext4 {device} /mnt/os
 read begun rest </proc/uptime
 set -o pipefail
-/usr/bin/curl -sf --retry 5 --retry-connrefused {url} |
-    /usr/bin/zstd -dc |
-    /usr/bin/tar -x --xattrs --numeric-owner -C /mnt/os && sync
+time -v /usr/bin/curl -sf --retry 5 --retry-connrefused {url} |
+    time -v /usr/bin/zstd -dc |
+    time -v /usr/bin/tar -x --xattrs --numeric-owner -C /mnt/os && sync
 status=$?
 read ended rest </proc/uptime
 echo "RIVAL: status $status from $begun to $ended files $(ls /mnt/os | wc -l)"
@@ -40,26 +43,60 @@ poweroff -f
 """
 
 
-def measure(rack, options, image):
-    """Seconds from the first byte fetched to the last one on the disk."""
-    directory = rack.directory / "rival"
-    directory.mkdir()
-    url = f"http://{network.ADDRESS}:{PORT}/{image.name}"
-    initrd = make_initrd(directory, SCRIPT.format(device=DISK_DEVICES[options.disk], url=url))
-    serve = [BUSYBOX, "httpd", "-f", "-p", str(PORT), "-h", image.parent]
-    server = commands.start(serve, directory / "http.log", namespace=rack.network.namespace)
-    try:
-        direct = Direct(CACHE / "kernel-cloud/vmlinuz", initrd, "console=ttyS0,115200n8 net.ifnames=0 quiet")
-        machine = rack.add_machine(replace(options, boot=direct))
-        machine.power_on()
-        line = machine.wait_for_line(r"RIVAL: status", 900)
-        machine.power_off()
-    finally:
-        commands.stop(server)
+@dataclass
+class Measured:
+    initramfs_mb: float
+    first_line_s: float
+    """From power-on to the first line of its script."""
+    image_s: float | None = None
+    """From the first byte fetched to the last one on the disk."""
+    installed_s: float | None = None
+    """From power-on to the last byte on the disk."""
+    peak_mib: float | None = None
+    """Largest resident sets of the three programs together."""
+
+
+def measure(options, image=None):
+    """Boots it as the agent is booted, by PXE from an anvil of its own; without an image that is all."""
+    with tempfile.TemporaryDirectory(dir=CACHE) as name:
+        directory = Path(name)
+        url = f"http://{network.ADDRESS}:{PORT}/{image.name}" if image else ""
+        script = SCRIPT.format(device=DISK_DEVICES[options.disk], url=url)
+        initrd = make_initrd(directory, script)
+        with Rack(Settings(DIST / "vmlinuz-cloud", initrd)) as rack:
+            rack.start_anvil()
+            if not image:
+                return boot(rack, options, initrd)
+            serve = [BUSYBOX, "httpd", "-f", "-p", str(PORT), "-h", image.parent]
+            server = commands.start(serve, directory / "http.log", namespace=rack.network.namespace)
+            try:
+                return install(rack, options, initrd)
+            finally:
+                commands.stop(server)
+
+
+def boot(rack, options, initrd):
+    machine = rack.add_machine(options)
+    machine.power_on()
+    line = machine.wait_for_line(r"RIVAL: up", REGISTER_TIMEOUT)
+    return Measured(initrd.stat().st_size / 1e6, line.at - machine.powered_on_at)
+
+
+def install(rack, options, initrd):
+    measured = boot(rack, options, initrd)
+    machine = rack.machines[0]
+    line = machine.wait_for_line(r"RIVAL: status", INSTALL_TIMEOUT)
+    text = machine.console.text()
     status, begun, ended = re.search(r"status (\d+) from ([0-9.]+) to ([0-9.]+)", line.text).groups()
     if status != "0":
         raise commands.LabError(f"curl | zstd | tar failed:\n{machine.console.tail()}")
-    return float(ended) - float(begun)
+    resident = [int(kib) for kib in re.findall(r"Maximum resident set size \(kbytes\): (\d+)", text)]
+    if len(resident) != 3:
+        raise commands.LabError(f"three programs ran, {len(resident)} told their memory:\n{machine.console.tail()}")
+    measured.image_s = float(ended) - float(begun)
+    measured.installed_s = line.at - machine.powered_on_at
+    measured.peak_mib = sum(resident) / 1024
+    return measured
 
 
 def make_initrd(directory, script):
@@ -67,10 +104,10 @@ def make_initrd(directory, script):
     (directory / "tools.list").write_text(TOOLS)
     (directory / "files.list").write_text("")
     (directory / "drivers.list").write_text((ROOT / "initramfs/drivers.list").read_text())
-    packed = directory / "packed"
-    words = ["--agent", BUSYBOX, "--kernel-dir", CACHE / "kernel-cloud", "--lists", directory, "--compress", "none"]
-    run([mkinitramfs(), *words, "--output", packed])
+    packed = initramfs.build(directory / "packed", BUSYBOX, directory, CACHE / "kernel-cloud")
     extra = [
+        ("bin", stat.S_IFDIR | 0o755, b""),
+        ("etc", stat.S_IFDIR | 0o755, b""),
         ("bin/applets", stat.S_IFDIR | 0o755, b""),
         ("bin/busybox", stat.S_IFREG | 0o755, BUSYBOX.read_bytes()),
         ("bin/sh", stat.S_IFLNK | 0o777, b"busybox"),
@@ -78,12 +115,8 @@ def make_initrd(directory, script):
         ("etc/rcS", stat.S_IFREG | 0o755, script.encode()),
     ]
     initrd = directory / "initrd"
-    initrd.write_bytes(packed.read_bytes() + cpio(extra))  # the kernel unpacks one archive after the other
+    # The kernel unpacks one archive after the other; each begins at a multiple of four bytes.
+    zstd = ["zstd", "-19", "-q", "-c"]
+    compressed = subprocess.run(zstd, input=cpio(extra), stdout=subprocess.PIPE, check=True).stdout
+    initrd.write_bytes(compressed + b"\0" * (-len(compressed) % 4) + packed.read_bytes())
     return initrd
-
-
-def mkinitramfs():
-    """Where cargo put it when scripts/build built it."""
-    command = ["cargo", "metadata", "--format-version", "1", "--no-deps", "--offline"]
-    answer = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
-    return Path(re.search(r'"target_directory":"([^"]+)"', answer)[1]) / "debug/mkinitramfs"

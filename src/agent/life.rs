@@ -15,7 +15,9 @@ pub(crate) async fn live(agent: &Agent) -> Result<(Ending, String)> {
     let identity = phase.or_stop("init", init::run(agent)).await?;
     let network = phase.or_stop("network", async { Ok(network::run(agent, &identity).await) }).await?;
     let mut session = phase.or_retry("configure", async || configure::run(agent, &network, &identity.id()).await).await;
-    phase.or_warn("clock", clock::run(agent, &session, &network)).await;
+    if phase.or_warn("clock", clock::run(agent, &session, &network)).await.is_none() {
+        clock::keep_trying(agent, &session, &network);
+    }
     let facts = phase.or_stop("inventory", inventory::run(agent)).await?;
     register::announce(agent);
     let known =

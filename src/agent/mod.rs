@@ -7,12 +7,14 @@
 //! - `order`: an allocation with everything that an installation needs, or the names of what is missing
 //! - `installed`: a machine whose disks are not to be touched
 //! - `crash`: how a failed life is reported and ended
+//! - `fault`: a failure made on purpose, for trying the ways out
 //! - `session`: the connections to the control plane, made anew when the configuration changes
 
 mod clock;
 mod configure;
 mod crash;
 mod erase;
+mod fault;
 mod hand_over;
 mod init;
 mod install;
@@ -29,7 +31,7 @@ mod wait;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::VERSION;
 use crate::client::events::Events;
@@ -37,6 +39,7 @@ use crate::config::cmdline::Cmdline;
 use crate::init::exit::{self, Ending};
 use crate::init::{console, mounts};
 use crate::sys::roots::Roots;
+use fault::Fault;
 use runner::Runner;
 
 /// What every phase may look at.
@@ -68,7 +71,11 @@ pub fn run() -> ! {
             exit::leave(Ending::Reboot, "the agent cannot run");
         }
     };
-    let agent = Agent { roots, cmdline, events: events.clone(), runner: Runner::new(started, events) };
+    let fault = Fault::of(&cmdline).unwrap_or_else(|error| {
+        warn!("{error}; going on without");
+        None
+    });
+    let agent = Agent { roots, cmdline, events: events.clone(), runner: Runner::new(started, events, fault) };
     let (ending, reason) = runtime.block_on(life_until_signal(&agent));
     exit::leave(ending, &reason);
 }

@@ -9,6 +9,7 @@ use anyhow::{Context, Error, Result};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::fault::Fault;
 use crate::api::progress::{Note, Phase, PhaseState};
 use crate::client::events::Events;
 use crate::net::Backoff;
@@ -18,11 +19,12 @@ pub struct Runner {
     /// The agent's first line.
     started: Instant,
     events: Events,
+    fault: Option<Fault>,
 }
 
 impl Runner {
-    pub fn new(started: Instant, events: Events) -> Self {
-        Self { started, events }
+    pub(super) fn new(started: Instant, events: Events, fault: Option<Fault>) -> Self {
+        Self { started, events, fault }
     }
 
     /// A failure ends the agent's life, with the phase in the error.
@@ -91,6 +93,9 @@ impl Runner {
         info!("phase {name}: start");
         let running = Running { runner: self, name, began: Instant::now() };
         running.note(PhaseState::Running, Duration::ZERO);
+        if let Some(fault) = &self.fault {
+            fault.strike(name);
+        }
         running
     }
 }
@@ -135,7 +140,7 @@ mod tests {
 
     fn runner() -> (Runner, Events) {
         let events = Events::default();
-        (Runner::new(Instant::now(), events.clone()), events)
+        (Runner::new(Instant::now(), events.clone(), None), events)
     }
 
     fn phases(events: &Events) -> Vec<Phase> {

@@ -47,7 +47,8 @@ struct Queue {
 
 #[derive(Clone, Debug)]
 struct Pending {
-    at: SystemTime,
+    /// By the clock that nobody sets: the events before the clock was set get the right time all the same.
+    at: Instant,
     event: ProvisioningEvent,
     message: String,
 }
@@ -55,7 +56,7 @@ struct Pending {
 impl Events {
     /// Queues one event.
     pub fn send(&self, event: ProvisioningEvent, message: impl Into<String>) {
-        let pending = Pending { at: SystemTime::now(), event, message: message.into() };
+        let pending = Pending { at: Instant::now(), event, message: message.into() };
         let mut queue = self.lock();
         if event == ProvisioningEvent::Alive {
             let notes = queue.waiting.iter().filter(|p| p.event == ProvisioningEvent::Alive).count();
@@ -72,7 +73,7 @@ impl Events {
 
     /// Queues `event` before all that wait already: `Preparing` has to be the first that the server sees.
     pub fn send_first(&self, event: ProvisioningEvent, message: impl Into<String>) {
-        let pending = Pending { at: SystemTime::now(), event, message: message.into() };
+        let pending = Pending { at: Instant::now(), event, message: message.into() };
         self.lock().waiting.push_front(pending);
         self.shared.changed.notify_waiters();
     }
@@ -167,7 +168,7 @@ impl Events {
 async fn send_once(channel: Channel, machine_id: &str, pending: &Pending) -> Result<(), String> {
     let mut client = EventServiceClient::new(channel);
     let event = MachineProvisioningEvent {
-        time: Some(pending.at.into()),
+        time: Some((SystemTime::now() - pending.at.elapsed()).into()),
         event: pending.event.as_str().to_owned(),
         message: pending.message.clone(),
     };

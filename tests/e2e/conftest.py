@@ -23,6 +23,10 @@ def pytest_sessionstart(session):
         pytest.exit("the end-to-end tests need root: network namespaces, taps", returncode=1)
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "settings(**values): of the test's rack, other than the usual ones")
+
+
 def pytest_collection_modifyitems(items):
     # The longest first: one worker is busy with Debian while the others do the rest.
     items.sort(key=lambda item: "debian" not in item.name)
@@ -57,11 +61,12 @@ def large_busybox(busybox, tmp_path):
 
 
 @pytest.fixture
-def rack():
+def rack(request):
     """A rack with the cloud kernel, in which anvil is not yet running."""
     missing = [name for name in ("anvil", "vmlinuz-cloud", "initramfs-cloud.img") if not (DIST / name).exists()]
     assert not missing, f"dist/ lacks {', '.join(missing)}: run scripts/build"
-    with Rack(Settings()) as made:
+    marker = request.node.get_closest_marker("settings")
+    with Rack(Settings(**(marker.kwargs if marker else {}))) as made:
         try:
             yield made
         finally:

@@ -3,7 +3,7 @@
 import json
 import re
 
-from rack import commands, layout
+from rack import commands, layout, network, pcap
 
 IMAGE = "busybox-1.0"
 SYSTEM_UP = r"LAB-OS: up hostname=(\S+) root=(\S+)"
@@ -70,3 +70,26 @@ def check_layout_is_plain(machine):
     assert names == ["efi", "root"] + (["bios"] if machine.options.firmware == "bios" else [])
     assert table["partitions"][0]["size"] * 512 == layout.EFI_MIB << 20
     commands.run(["sgdisk", "--verify", machine.disk])
+
+
+BROADCAST = "10.77.0.255"
+
+
+def check_traffic(machine):
+    """What was captured since the last power-on went to configured addresses only, and names were asked of the
+    configured server only. The machine must be off."""
+    packets = pcap.read(machine.pcap)
+    own = {packet.source for packet in packets if packet.source in leases()}
+    assert own, "the machine had no address"
+    transfers = [p for p in packets if p.source == network.ADDRESS and p.protocol == pcap.TCP]
+    assert len(transfers) > 1000, f"the capture holds no installation: {len(packets)} packets"
+    strangers = pcap.strangers(packets, {network.ADDRESS, BROADCAST, *own})
+    assert not strangers, "\n".join(sorted({str(packet) for packet in strangers}))
+    assert pcap.dns_servers(packets) <= {network.ADDRESS}
+
+
+def leases():
+    """Addresses that DHCP gives to machines."""
+    first, last = (int(address.rsplit(".", 1)[1]) for address in network.DHCP_RANGE)
+    prefix = network.ADDRESS.rsplit(".", 1)[0]
+    return {f"{prefix}.{n}" for n in range(first, last + 1)}

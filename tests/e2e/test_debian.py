@@ -3,7 +3,13 @@
 import pytest
 from rack import MachineOptions
 
-from installation import assert_in_order, check_layout_is_plain, event_names, power_on_and_wait
+from installation import (
+    assert_in_order,
+    check_layout_is_plain,
+    check_traffic,
+    event_names,
+    power_on_and_wait,
+)
 
 IMAGE = "debian-12.0"
 
@@ -37,31 +43,41 @@ def check_installed_system(rack, machine):
     assert_in_order(event_names(rack, machine), order)
 
 
-def power_cycle(rack, machine, boots_from_disk):
-    """Off and on again: now the boot loader has to find it, not kexec. `boots_from_disk`: the firmware goes there by
-    itself; else it boots over the network, and anvil sends it to the disk."""
-    before = rack.ssh(machine, "cat /proc/sys/kernel/random/boot_id")
+def pull_the_plug(rack, machine):
+    """Returns the name of the boot that ended."""
+    boot = rack.ssh(machine, "cat /proc/sys/kernel/random/boot_id")
     rack.ssh(machine, "sync")
     machine.power_off()
+    return boot
+
+
+def boot_again(rack, machine, before, boots_from_disk):
+    """Now the boot loader has to find it, not kexec. `boots_from_disk`: the firmware goes there by itself; else it
+    boots over the network, and anvil sends it to the disk."""
     machine.boots_from_disk = boots_from_disk
     machine.power_on()
     rack.wait_for_ssh(machine)
     assert rack.ssh(machine, "cat /proc/sys/kernel/random/boot_id") != before
 
 
-@pytest.mark.parametrize("disk", ["virtio"])
-def test_debian_is_installed_on_bios_and_anvil_sends_it_to_its_disk(rack, debian, disk):
-    machine = install_debian(rack, debian, MachineOptions(firmware="bios", disk=disk))
+# The kernel itself reads `sysctl.` words: kexec_load(2) and kexec_file_load(2) are refused from the start.
+@pytest.mark.settings(commandline="console=ttyS0,115200n8 sysctl.kernel.kexec_load_disabled=1")
+def test_debian_on_bios_is_booted_by_the_firmware_from_its_disk_where_kexec_is_forbidden(rack, debian):
+    machine = install_debian(rack, debian, MachineOptions(firmware="bios"))
+    assert machine.console.find(r"drophammer: the installed kernel cannot be started directly")
     check_installed_system(rack, machine)
-    power_cycle(rack, machine, boots_from_disk=False)
+    before = pull_the_plug(rack, machine)
+    boot_again(rack, machine, before, boots_from_disk=False)
     machine.power_off()
     check_layout_is_plain(machine)
 
 
 def test_debian_is_installed_on_uefi_and_boots_from_its_disk(rack, debian):
-    machine = install_debian(rack, debian, MachineOptions(firmware="uefi", disk="nvme"))
+    machine = install_debian(rack, debian, MachineOptions(firmware="uefi", disk="nvme", capture=True))
     check_installed_system(rack, machine)
     assert rack.ssh(machine, "test -d /sys/firmware/efi && echo uefi").strip() == "uefi"
-    power_cycle(rack, machine, boots_from_disk=True)
+    before = pull_the_plug(rack, machine)
+    check_traffic(machine)
+    boot_again(rack, machine, before, boots_from_disk=True)
     machine.power_off()
     check_layout_is_plain(machine)

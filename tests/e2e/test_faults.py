@@ -1,6 +1,11 @@
 """What goes wrong in a rack: spoilt images, a dead server, a power cut, no DHCP."""
 
-from rack import CommandFailed, Direct, MachineOptions
+import hashlib
+import sys
+from pathlib import Path
+
+import pytest
+from rack import CommandFailed, Direct, MachineOptions, commands
 from rack.anvil import HTTP_PORT
 from rack.network import ADDRESS
 from rack.paths import DIST
@@ -134,6 +139,98 @@ def test_an_image_that_is_not_there_is_told_with_its_url_and_nothing_boots(rack)
     assert machine.console.find("what was half-installed is wiped")
     machine.power_off()
     assert not root_is_mountable(machine)
+
+
+SHORT_SERVER = Path(__file__).parent / "short_server.py"
+OTHER_PORT = 8098
+
+
+@pytest.fixture
+def other_server(rack, tmp_path):
+    """A server of images beside anvil's: `serve(words)` runs it in the rack."""
+    running = []
+
+    def serve(*words):
+        running.append(commands.start(words, tmp_path / "server.log", namespace=rack.network.namespace))
+
+    yield serve
+    for process in running:
+        commands.stop(process)
+
+
+def crash_of(rack, file, digest):
+    """What the API is told when this is installed."""
+    url = f"http://{ADDRESS}:{OTHER_PORT}/{file.name}"
+    rack.start_anvil()
+    rack.anvil.command("image", "add", "--id", IMAGE, "--source", url, "--digest", f"sha256:{digest}")
+    machine = rack.add_machine()
+    layout_id = rack.add_layout(machine.options.disk)
+    power_on_and_wait(rack, machine)
+    rack.allocate(machine, IMAGE, layout_id, "web-1")
+    message = rack.wait_for_event(machine, "Crashed", fatal=())["message"]
+    assert url in message, message
+    machine.power_off()
+    assert not root_is_mountable(machine)
+    return message
+
+
+def test_an_image_that_is_no_archive_is_refused_and_nothing_boots(rack, other_server, tmp_path):
+    file = tmp_path / "notes.tar.zst"
+    file.write_text("To be written.\n" * 1000)
+    other_server("/bin/busybox", "httpd", "-f", "-p", str(OTHER_PORT), "-h", tmp_path)
+    message = crash_of(rack, file, hashlib.sha256(file.read_bytes()).hexdigest())
+    assert "archive" in message, message
+
+
+def test_an_image_shorter_than_promised_is_told_with_the_offset_and_nothing_boots(rack, other_server, busybox):
+    size = busybox.stat().st_size
+    kept = size // 2
+    other_server(sys.executable, SHORT_SERVER, str(OTHER_PORT), busybox, str(kept))
+    message = crash_of(rack, busybox, hashlib.sha256(busybox.read_bytes()).hexdigest())
+    assert str(kept) in message and str(size) in message, message
+
+
+def test_a_machine_whose_clock_is_years_behind_registers_as_soon_as_it_has_the_time(rack):
+    rack.anvil.configure("ntp", enabled=False)
+    rack.start_anvil()
+    machine = rack.add_machine(MachineOptions(extra=["-rtc", "base=2021-03-04T05:06:07"]))
+    machine.power_on()
+    machine.wait_for_line(r"drophammer: phase clock: going on without", 300)
+    said = machine.wait_for_line(r"drophammer: phase register: not yet, trying for \d+ s", 300)
+    assert "not valid" in said.text, said.text
+    rack.anvil.stop()
+    rack.anvil.configure("ntp", enabled=True)
+    rack.start_anvil()
+    machine.wait_for_line(r"drophammer: clock set", 120)
+    rack.wait_for_event(machine, "Waiting")
+    years = {event["time"][:4] for event in rack.events(machine)}
+    assert "2021" not in years, f"events carry the time of the wrong clock: {years}"
+
+
+UDHCPD = """
+interface eth0
+start 10.77.0.150
+end 10.77.0.160
+lease_file {directory}/leases
+pidfile {directory}/pid
+option subnet 255.255.255.0
+option lease 600
+option dns 10.77.0.1
+option ntpsrv 10.77.0.1
+"""
+
+
+def test_beside_another_dhcp_server_anvil_tells_only_what_to_boot(rack, busybox, tmp_path):
+    rack.anvil.configure("dhcp", mode="proxy", range=None)
+    (tmp_path / "udhcpd.conf").write_text(UDHCPD.format(directory=tmp_path))
+    other = rack.network.add_host("10.77.0.2")
+    dhcp = commands.start(["/bin/busybox", "udhcpd", "-f", tmp_path / "udhcpd.conf"], tmp_path / "log", namespace=other)
+    try:
+        machine = rack.add_machine()
+        install_busybox(rack, machine, busybox)
+    finally:
+        commands.stop(dhcp)
+    assert machine.console.find(r"drophammer: .*10\.77\.0\.15\d"), "its address is not the other server's"
 
 
 def test_two_machines_are_installed_side_by_side(rack, busybox):
