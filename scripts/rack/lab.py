@@ -106,7 +106,9 @@ def main(argv=None):
 
 def run_lab(args, screen):
     build(screen, str(SCRIPTS / "build"))
-    image = args.image or Path(build(screen, str(SCRIPTS / "image"), "debian-12"))
+    # Debian's kernel for virtual machines has no SATA.
+    flavour = "generic" if args.disk == "sata" else "cloud"
+    image = args.image or Path(build(screen, str(SCRIPTS / "image"), "debian-12", "--kernel", flavour))
     kernel, initrd = kernel_files(args.kernel, screen)
     with Rack(Settings(kernel=kernel, initrd=initrd)) as rack:
         image_id, layout_id = prepare(rack, args, image, screen)

@@ -44,145 +44,142 @@ pub(crate) struct Installed {
     pub kexec: Result<()>,
 }
 
-/// Installs the order. After an error nothing half-done is left to boot.
-pub(crate) async fn run(
-    agent: &Agent,
-    session: &mut Session,
-    connected: &Connected,
-    identity: &Identity,
-    order: &Order,
-) -> Result<Installed> {
-    agent.events.send(ProvisioningEvent::Installing, "start installation");
-    let plan = match make_plan(agent, order) {
-        Ok(plan) => plan,
-        Err(error) => return Err(abort(session, identity, order, false, error).await),
-    };
-    info!("{plan}");
-    match write(agent, session, connected, identity, order, &plan).await {
-        Ok(installed) => Ok(installed),
-        Err(error) => {
-            let untouched = matches!(error.downcast_ref(), Some(ApplyError::NotAsPlanned(_)));
-            if !untouched {
-                wipe(plan).await;
+/// What an installation needs from the phases before it.
+pub(crate) struct Installation<'a> {
+    pub agent: &'a Agent,
+    pub session: &'a mut Session,
+    pub connected: &'a Connected,
+    pub identity: &'a Identity,
+    pub order: &'a Order,
+}
+
+impl Installation<'_> {
+    /// Installs the order. After an error nothing half-done is left to boot.
+    pub(crate) async fn run(mut self) -> Result<Installed> {
+        self.agent.events.send(ProvisioningEvent::Installing, "start installation");
+        let plan = match self.plan() {
+            Ok(plan) => plan,
+            Err(error) => return Err(self.abort(false, error).await),
+        };
+        info!("{plan}");
+        match self.write(&plan).await {
+            Ok(installed) => Ok(installed),
+            Err(error) => {
+                let untouched = matches!(error.downcast_ref(), Some(ApplyError::NotAsPlanned(_)));
+                if !untouched {
+                    wipe(plan).await;
+                }
+                Err(self.abort(!untouched, error).await)
             }
-            Err(abort(session, identity, order, !untouched, error).await)
         }
     }
-}
 
-/// Everything is decided here, before the first byte is written.
-fn make_plan(agent: &Agent, order: &Order) -> Result<Plan> {
-    let mode = if order.allocation.reinstall { Mode::Reinstall } else { Mode::Install };
-    let disks = read_disks(&agent.roots).context("listing the disks")?;
-    plan(&order.layout, &disks, Firmware::read(&agent.roots), mode)
-        .with_context(|| format!("the layout {:?} does not fit this machine; nothing was written", order.layout.id))
-}
-
-async fn write(
-    agent: &Agent,
-    session: &Session,
-    connected: &Connected,
-    identity: &Identity,
-    order: &Order,
-    plan: &Plan,
-) -> Result<Installed> {
-    let console_password = random_password()?;
-    let input = os_input(agent, session, connected, identity, order, plan, &console_password)?;
-
-    // disks
-    let mounts = blocking(plan.clone(), |plan| {
-        apply(&plan, &mut |line| info!("{line}"))?;
-        mount_all(&plan, Path::new(ROOT)).context("mounting the new file systems")
-    })
-    .await?;
-
-    // image
-    let digest = match &order.image.digest {
-        Some(text) => DigestRule::Given(text.parse().with_context(|| format!("allocation.image.digest {text:?}"))?),
-        None => DigestRule::Sidecar,
-    };
-    let source: Source =
-        order.image.url.parse().with_context(|| format!("allocation.image.url {:?}", order.image.url))?;
-    let options = Options { http: Some(session.http.clone()), ..Options::new(digest) };
-    let teller = Teller::new(agent.events.clone());
-    let report = image::unpack(&source, &PathBuf::from(ROOT), &options, &teller).await?;
-    for warning in &report.warnings {
-        warn!("image: {warning}");
+    /// Everything is decided here, before the first byte is written.
+    fn plan(&self) -> Result<Plan> {
+        let Order { layout, allocation, .. } = self.order;
+        let mode = if allocation.reinstall { Mode::Reinstall } else { Mode::Install };
+        let disks = read_disks(&self.agent.roots).context("listing the disks")?;
+        plan(layout, &disks, Firmware::read(&self.agent.roots), mode)
+            .with_context(|| format!("the layout {:?} does not fit this machine; nothing was written", layout.id))
     }
-    info!(
-        compression = report.compression,
-        retries = report.retries,
-        "image written: {} as {} files with {} in {:.1} s",
-        Bytes(report.bytes_in),
-        report.files,
-        Bytes(report.bytes_out),
-        report.seconds
-    );
 
-    // configuration and boot loader
-    let (boot, kexec) = blocking(input, |input| {
-        let boot = os::configure(Path::new(ROOT), &input)?;
-        // While it is mounted: the kernel copies what it loads.
-        let kexec = os::kexec::load(Path::new(ROOT), &boot).map_err(anyhow::Error::from);
-        Ok((boot, kexec))
-    })
-    .await?;
+    async fn write(&self, plan: &Plan) -> Result<Installed> {
+        let Order { allocation, image, .. } = self.order;
+        let console_password = random_password()?;
+        let input = self.os_input(plan, &console_password)?;
+        let mounts = blocking(plan.clone(), |plan| {
+            apply(&plan, &mut |line| info!("{line}"))?;
+            mount_all(&plan, Path::new(ROOT)).context("mounting the new file systems")
+        })
+        .await?;
+        self.unpack_image().await?;
+        let (boot, kexec) = blocking(input, |input| {
+            let boot = os::configure(Path::new(ROOT), &input)?;
+            // While it is mounted: the kernel copies what it loads.
+            let kexec = os::kexec::load(Path::new(ROOT), &boot).map_err(anyhow::Error::from);
+            Ok((boot, kexec))
+        })
+        .await?;
+        // Only what is safely on the disk is reported as installed.
+        blocking(mounts, |mounts| mounts.unmount().context("unmounting the new system")).await?;
+        tell_peak_memory(self.agent);
+        Ok(Installed {
+            hostname: allocation.hostname.clone(),
+            image_id: image.id.clone(),
+            console_password,
+            primary_disk: plan.boot_disk.clone(),
+            os_partition: plan.filesystem_at("/").map(|root| root.device.clone()).unwrap_or_default(),
+            boot,
+            kexec,
+        })
+    }
 
-    // Only what is safely on the disk is reported as installed.
-    blocking(mounts, |mounts| mounts.unmount().context("unmounting the new system")).await?;
-    tell_peak_memory(agent);
-    Ok(Installed {
-        hostname: order.allocation.hostname.clone(),
-        image_id: order.image.id.clone(),
-        console_password,
-        primary_disk: plan.boot_disk.clone(),
-        os_partition: plan.filesystem_at("/").map(|root| root.device.clone()).unwrap_or_default(),
-        boot,
-        kexec,
-    })
-}
+    async fn unpack_image(&self) -> Result<()> {
+        let image = &self.order.image;
+        let digest = match &image.digest {
+            Some(text) => DigestRule::Given(text.parse().with_context(|| format!("allocation.image.digest {text:?}"))?),
+            None => DigestRule::Sidecar,
+        };
+        let source: Source = image.url.parse().with_context(|| format!("allocation.image.url {:?}", image.url))?;
+        let options = Options { http: Some(self.session.http.clone()), ..Options::new(digest) };
+        let teller = Teller::new(self.agent.events.clone());
+        let report = image::unpack(&source, &PathBuf::from(ROOT), &options, &teller).await?;
+        for warning in &report.warnings {
+            warn!("image: {warning}");
+        }
+        info!(
+            compression = report.compression,
+            retries = report.retries,
+            "image written: {} as {} files with {} in {:.1} s",
+            Bytes(report.bytes_in),
+            report.files,
+            Bytes(report.bytes_out),
+            report.seconds
+        );
+        Ok(())
+    }
 
-fn os_input(
-    agent: &Agent,
-    session: &Session,
-    connected: &Connected,
-    identity: &Identity,
-    order: &Order,
-    plan: &Plan,
-    console_password: &str,
-) -> Result<os::Input> {
-    let network = connected.online.network();
-    let filesystems = plan
-        .filesystems
-        .iter()
-        .filter_map(|fs| {
+    fn os_input(&self, plan: &Plan, console_password: &str) -> Result<os::Input> {
+        let network = self.connected.online.network();
+        let filesystems = plan.filesystems.iter().filter_map(|fs| {
             Some(MadeFilesystem {
                 label: fs.label.clone()?,
                 format: fs.format.as_str().to_owned(),
                 uuid: fs.uuid.as_ref()?.to_string(),
             })
+        });
+        Ok(os::Input {
+            allocation: self.order.allocation.clone(),
+            machine_uuid: self.identity.id(),
+            nics: self.order.machine.hardware.nics.clone(),
+            console: self.agent.cmdline.console().map(str::to_owned),
+            console_password: console_password.to_owned(),
+            timestamp: OffsetDateTime::now_utc(),
+            firmware: plan.firmware,
+            root_uuid: plan.root_uuid().context("the plan's root file system has no UUID")?,
+            md_uuid: None,
+            boot_disk: plan.boot_disk.clone(),
+            esp_mounted: plan.esp().is_some(),
+            filesystems: filesystems.collect(),
+            fstab: fstab(plan, VERSION),
+            lvmlocal_conf: None,
+            resolvers: network.dns.clone(),
+            ntp_servers: clock::servers(self.agent, self.session, self.connected),
+            installed_over: Some(network.mac.to_string()),
+            program_limit: os::Input::PROGRAM_LIMIT,
         })
-        .collect();
-    Ok(os::Input {
-        allocation: order.allocation.clone(),
-        machine_uuid: identity.id(),
-        nics: order.machine.hardware.nics.clone(),
-        console: agent.cmdline.console().map(str::to_owned),
-        console_password: console_password.to_owned(),
-        timestamp: OffsetDateTime::now_utc(),
-        firmware: plan.firmware,
-        root_uuid: plan.root_uuid().context("the plan's root file system has no UUID")?,
-        md_uuid: None,
-        boot_disk: plan.boot_disk.clone(),
-        esp_mounted: plan.esp().is_some(),
-        filesystems,
-        fstab: fstab(plan, VERSION),
-        lvmlocal_conf: None,
-        resolvers: network.dns.clone(),
-        ntp_servers: clock::servers(agent, session, connected),
-        installed_over: Some(network.mac.to_string()),
-        program_limit: os::Input::PROGRAM_LIMIT,
-    })
+    }
+
+    /// A failed reinstallation is told to the API, with the truth about the disk. Returns the failure.
+    async fn abort(&mut self, primary_disk_wiped: bool, failure: anyhow::Error) -> anyhow::Error {
+        if self.order.allocation.reinstall {
+            let request = BootServiceAbortReinstallRequest { uuid: self.identity.id(), primary_disk_wiped };
+            if let Err(error) = self.session.boot.abort_reinstall(request).await {
+                warn!(error = error.to_string(), "the aborted reinstallation could not be told to the API");
+            }
+        }
+        failure
+    }
 }
 
 /// Removes what was half-made. The reason of the failure is what counts, so trouble here is only logged.
@@ -195,23 +192,6 @@ async fn wipe(plan: Plan) {
         Ok(()) => info!("what was half-installed is wiped; nothing of it boots"),
         Err(error) => warn!(error = format!("{error:#}"), "wiping what was half-installed failed"),
     }
-}
-
-/// A failed reinstallation is told to the API, with the truth about the disk. Returns the failure.
-async fn abort(
-    session: &mut Session,
-    identity: &Identity,
-    order: &Order,
-    primary_disk_wiped: bool,
-    failure: anyhow::Error,
-) -> anyhow::Error {
-    if order.allocation.reinstall {
-        let request = BootServiceAbortReinstallRequest { uuid: identity.id(), primary_disk_wiped };
-        if let Err(error) = session.boot.abort_reinstall(request).await {
-            warn!(error = error.to_string(), "the aborted reinstallation could not be told to the API");
-        }
-    }
-    failure
 }
 
 /// Runs what blocks beside the runtime.

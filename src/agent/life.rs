@@ -5,8 +5,9 @@
 
 use anyhow::Result;
 
+use super::install::Installation;
 use super::wait::Waited;
-use super::{Agent, clock, configure, erase, hand_over, init, install, installed, inventory, network, register, wait};
+use super::{Agent, clock, configure, erase, hand_over, init, installed, inventory, network, register, wait};
 use crate::init::exit::Ending;
 
 /// From the first driver to the installed system's kernel. Returns how the machine goes on, and why.
@@ -34,6 +35,8 @@ pub(crate) async fn live(agent: &Agent) -> Result<(Ending, String)> {
             }
         }
     };
-    let installed = phase.or_stop("install", install::run(agent, &mut session, &network, &identity, &order)).await?;
+    let installation =
+        Installation { agent, session: &mut session, connected: &network, identity: &identity, order: &order };
+    let installed = phase.or_stop("install", installation.run()).await?;
     phase.or_stop("hand over", hand_over::run(agent, &mut session, &identity.id(), installed)).await
 }

@@ -13,6 +13,7 @@ use crate::api::grpc::{
     BootServiceRegisterResponse, BootServiceReportRequest, BootServiceWaitRequest,
 };
 use crate::api::metal_config::MetalConfig;
+use crate::causes::add_causes;
 use crate::net::Backoff;
 use crate::net::{Resolver, connect};
 
@@ -142,15 +143,7 @@ pub fn describe(status: &Status) -> String {
     if !status.message().is_empty() {
         text = format!("{text} ({})", status.message());
     }
-    let mut cause = std::error::Error::source(status);
-    while let Some(error) = cause {
-        let part = error.to_string();
-        if !text.contains(&part) {
-            text = format!("{text}: {part}");
-        }
-        cause = error.source();
-    }
-    text
+    add_causes(text, status)
 }
 
 /// Certificate faults of an open connection surface as `Unavailable` with rustls' text among the causes.

@@ -13,7 +13,7 @@ use tokio::task::JoinError;
 
 use super::decompress::Compression;
 use super::digest::{Algorithm, Digest};
-use super::error::{ImageError, chain};
+use super::error::ImageError;
 use super::fetch::{Stop, fetch_file};
 use super::http::{fetch_text, fetch_url};
 use super::queue::{Clock, QueueReader, Receiver, Sender, queue};
@@ -24,6 +24,7 @@ use super::sidecar::{SUFFIXES, parse_sidecar};
 use super::source::Source;
 use super::stages::{self, Damage};
 use super::unpack::{Unpacked, unpack as unpack_archive};
+use crate::causes::with_causes;
 
 /// Chunks between two stages: 4 MiB for the fetched, as networks stutter, and 2 MiB each for what is hashed and what
 /// is decompressed.
@@ -223,7 +224,7 @@ impl<S> Ends<S> {
                 expected: expected.clone(),
                 found: found.clone(),
                 bytes: Counters::get(&counters.bytes_in),
-                damage: failure.map(|err| chain(err)),
+                damage: failure.map(|err| with_causes(err)),
             });
         }
         match (decompress, write, self.fetch, digest) {

@@ -98,15 +98,3 @@ impl ImageError {
 fn also(damage: &Option<String>) -> String {
     damage.as_ref().map(|what| format!(" ({what})")).unwrap_or_default()
 }
-
-/// The error and its causes in one line.
-pub(super) fn chain(err: &dyn std::error::Error) -> String {
-    let mut text = err.to_string();
-    let mut cause = err.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
-}

@@ -9,12 +9,13 @@ use reqwest::header::{
 };
 use reqwest::{Client, Response, StatusCode, Url};
 
-use super::error::{ImageError, chain};
+use super::error::ImageError;
 use super::fetch::{Chunker, Stop};
 use super::queue::Sender;
 use super::report::Counters;
 use super::retry::Retry;
 use super::source::shown;
+use crate::causes::with_causes;
 
 /// A try that brought at least so much clears the count of failures: a slow line that breaks every few minutes still
 /// gets there, a server that gives a few bytes a time does not keep us for ever.
@@ -355,7 +356,7 @@ fn connection_reason(err: &reqwest::Error) -> Reason {
         cause = inner.source();
     }
     // reqwest's own text repeats the URL with its query
-    Reason::Connection(err.source().map(chain).unwrap_or_else(|| "request failed".to_owned()))
+    Reason::Connection(err.source().map(with_causes).unwrap_or_else(|| "request failed".to_owned()))
 }
 
 trait BodyError {

@@ -15,8 +15,9 @@ use uuid::Uuid;
 use super::dhcp::{DhcpOptions, Lease, OfferSeen, find_offer};
 use super::links::{EthernetLink, Netlink};
 use super::lldp::{Identity, Lldp, Neighbour, Neighbours};
-use super::ntp::{Asked, ask_all, chain, choose_answer, set_clock};
+use super::ntp::{Asked, ask_all, choose_answer, set_clock};
 use super::resolver::{Resolver, read_desk_name_servers};
+use crate::causes::with_causes;
 use crate::sys::roots::Roots;
 
 /// How the result is shown.
@@ -246,7 +247,7 @@ fn asked_as_text(asked: &[Asked]) -> String {
             answer.sample.delay.as_secs_f64(),
             answer.sample.root_distance.as_secs_f64()
         ),
-        Err(error) => format!("{}: {}\n", asked.server, chain(error)),
+        Err(error) => format!("{}: {}\n", asked.server, with_causes(error)),
     };
     asked.iter().map(line).collect()
 }
@@ -261,7 +262,7 @@ fn asked_as_json(asked: &[Asked]) -> Value {
             "delay_s": answer.sample.delay.as_secs_f64(),
             "root_distance_s": answer.sample.root_distance.as_secs_f64(),
         }),
-        Err(error) => json!({ "server": asked.server, "error": chain(error) }),
+        Err(error) => json!({ "server": asked.server, "error": with_causes(error) }),
     };
     asked.iter().map(entry).collect()
 }

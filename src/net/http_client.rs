@@ -122,7 +122,7 @@ mod tests {
     async fn a_name_is_not_looked_up_anywhere_else() {
         let client = http_client(Resolver::new(&[], &[]), None).unwrap();
         let error = client.get("http://localhost:1/").send().await.unwrap_err();
-        let told = crate::net::ntp::chain(&error);
+        let told = crate::causes::with_causes(&error);
         assert!(told.ends_with("cannot look up \"localhost\": no name server is configured"), "{told}");
     }
 

@@ -210,7 +210,7 @@ def test_a_machine_whose_clock_is_years_behind_registers_as_soon_as_it_has_the_t
 UDHCPD = """
 interface eth0
 start 10.77.0.150
-end 10.77.0.160
+end 10.77.0.159
 lease_file {directory}/leases
 pidfile {directory}/pid
 option subnet 255.255.255.0

@@ -19,6 +19,7 @@ pub use packet::{BadAnswer, PACKET_BYTES, Sample, parse_answer, render_question}
 
 use super::bring_up::Network;
 use super::resolver::{ResolveError, Resolver};
+use crate::causes::with_causes;
 use crate::config::cmdline::Cmdline;
 use crate::sys::clock::{set_hardware_clock, set_system_clock};
 use crate::sys::roots::Roots;
@@ -94,21 +95,9 @@ pub enum ClockError {
 fn told(asked: &[Asked]) -> String {
     let failures = asked.iter().filter_map(|asked| match &asked.result {
         Ok(_) => None,
-        Err(error) => Some(format!("; {}: {}", asked.server, chain(error))),
+        Err(error) => Some(format!("; {}: {}", asked.server, with_causes(error))),
     });
     failures.collect()
-}
-
-/// An error with its causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
 }
 
 /// The servers to use: `drophammer.ntp=`, else MetalConfig's, else those the network told.
@@ -140,7 +129,7 @@ pub async fn set_clock(
     };
     for Asked { server, result } in &asked {
         if let Err(error) = result {
-            debug!(server, error = chain(error), "time server left out");
+            debug!(server, error = with_causes(error), "time server left out");
         }
     }
     let time = time_after_step(SystemTime::now(), &chosen)?;
