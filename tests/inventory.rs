@@ -10,11 +10,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use drophammer::api::rest;
+use drophammer::disk::device::{DiskKind, read_disks};
+use drophammer::inventory::nic::{Neighbor, Nic};
 use drophammer::inventory::table::Table;
 use drophammer::inventory::{self, Inventory, dmi};
 use drophammer::sys::roots::Roots;
 
-const MACHINES: [&str; 4] = ["server-8-h100", "vm-without-board", "server-offline-cpus", "laptop-hybrid"];
+const MACHINES: [&str; 5] =
+    ["server-8-h100", "vm-without-board", "server-offline-cpus", "laptop-hybrid", "server-4k-sas-md"];
 
 fn read(machine: &str) -> Inventory {
     let tree = machine_tree::build(machine);
@@ -82,6 +85,8 @@ fn only_disks_that_stay_in_the_machine_and_can_be_written_may_be_erased() {
     // Not: read-only nvme10n1, a path of nvme1n1, md, dm, and the BMC's virtual media.
     assert_eq!(fixed("server-8-h100"), ["/dev/nvme0n1", "/dev/nvme1n1", "/dev/nvme2n1", "/dev/sda", "/dev/sdb"]);
     assert_eq!(fixed("vm-without-board"), ["/dev/vda"]);
+    // Not: md and dm, a USB stick, and the BMC's media, one of which claims to be fixed.
+    assert_eq!(fixed("server-4k-sas-md"), ["/dev/nvme0n1", "/dev/nvme0n2", "/dev/sda", "/dev/sdb"]);
     assert_eq!(fixed("laptop-hybrid"), ["/dev/mmcblk0", "/dev/nvme0n1"]);
 }
 
@@ -99,6 +104,80 @@ fn a_gpu_server_is_registered_as_upstream_would() {
     assert_eq!(ipmi.address, "");
     let names: Vec<&str> = hardware.nics.iter().map(|nic| nic.name.as_str()).collect();
     assert_eq!(names, ["lo", "eth0", "eth1", "eth8", "ib0"]);
+}
+
+#[test]
+fn neighbours_are_read_by_the_rest_object() {
+    let neighbor =
+        Neighbor { mac: "Ethernet3".to_owned(), identifier: "Ethernet3".to_owned(), name: None, hostname: None };
+    let nic = Nic { name: "eth0".to_owned(), neighbors: vec![neighbor], ..Nic::default() };
+    let inventory = Inventory { nics: vec![nic], ..Inventory::default() };
+    let json = serde_json::to_value(inventory).expect("JSON");
+    let rest: rest::Hardware = serde_json::from_value(json).expect("the REST object reads it");
+    let heard = &rest.nics[0].neighbors[0];
+    let words = (heard.mac.as_str(), heard.identifier.as_str(), heard.name.as_str());
+    assert_eq!(words, ("Ethernet3", "Ethernet3", ""));
+}
+
+#[test]
+fn the_eraser_leaves_the_bmcs_media_alone_too() {
+    let tree = machine_tree::build("server-4k-sas-md");
+    let disks = read_disks(&Roots::under(tree.path())).expect("disks");
+    let fixed: Vec<&str> =
+        disks.iter().filter(|disk| disk.kind == DiskKind::Fixed).map(|disk| disk.device.as_str()).collect();
+    assert_eq!(fixed, ["/dev/nvme0n1", "/dev/nvme0n2", "/dev/sda", "/dev/sdb"]);
+}
+
+#[test]
+fn leftovers_of_the_last_system_are_told_with_what_they_are_made_of() {
+    let inventory = read("server-4k-sas-md");
+    let disk = |name: &str| inventory.disks.iter().find(|disk| disk.name == name).expect("a disk");
+    let sda = disk("/dev/sda");
+    assert_eq!((sda.logical_block_bytes, sda.physical_block_bytes), (Some(4096), Some(4096)));
+    assert_eq!(sda.partitions.len(), 2);
+    let holders: Vec<(&str, &str)> = sda.holders.iter().map(|h| (h.device.as_str(), h.by.as_str())).collect();
+    assert_eq!(holders, [("/dev/sda1", "/dev/md127"), ("/dev/sda2", "/dev/dm-0")]);
+    assert_eq!(disk("/dev/md127").members, ["/dev/sda1", "/dev/sdb1"]);
+    assert_eq!(disk("/dev/md127").raid_level.as_deref(), Some("raid1"));
+    assert_eq!(disk("/dev/dm-0").mapping_name.as_deref(), Some("vg0-root"));
+    let paths = ["/dev/disk/by-id/scsi-35000c500a0000001", "/dev/disk/by-id/wwn-0x5000c500a0000001"];
+    assert_eq!(sda.stable_paths, paths);
+    assert_eq!(disk("/dev/nvme0n2").stable_paths[1], "/dev/disk/by-id/nvme-ACME_NVME_3840GB_NVME0007_2");
+}
+
+#[test]
+fn media_of_the_bmc_and_gpus_of_others_are_told_but_not_registered() {
+    let inventory = read("server-4k-sas-md");
+    let (hardware, _, _) = inventory.to_register(&BTreeMap::new());
+    let names: Vec<&str> = hardware.disks.iter().map(|disk| disk.name.as_str()).collect();
+    let expected = ["/dev/dm-0", "/dev/md127", "/dev/nvme0n1", "/dev/nvme0n2", "/dev/sda", "/dev/sdb", "/dev/sde"];
+    assert_eq!(names, expected, "a stick counts, as upstream's; the BMC's media do not");
+    assert!(hardware.gpus.is_empty());
+    let others: Vec<&str> = inventory.other_gpus.iter().map(|gpu| gpu.model.as_str()).collect();
+    assert_eq!(others, ["ASPEED Graphics Family", "Aqua Vanjaram [Instinct MI300X]", "GX1 [Card of Tomorrow]"]);
+    let controllers: Vec<(&str, usize)> =
+        inventory.nvme_controllers.iter().map(|c| (c.name.as_str(), c.namespaces.len())).collect();
+    assert_eq!(controllers, [("nvme0", 2), ("nvme1", 0)], "one that lost its namespaces is still there");
+    let to_bmc: Vec<&str> = inventory.nics.iter().filter(|nic| nic.to_bmc).map(|nic| nic.name.as_str()).collect();
+    assert_eq!(to_bmc, ["eth2"]);
+}
+
+#[test]
+fn virtual_functions_and_links_are_told_of_cards() {
+    let inventory = read("server-8-h100");
+    let eth0 = inventory.nics.iter().find(|nic| nic.name == "eth0").expect("eth0");
+    assert_eq!(eth0.sriov.map(|sriov| (sriov.functions, sriov.most_functions)), Some((Some(2), 8)));
+    let is_part = |address: &str| {
+        inventory.pci.iter().find(|device| device.address == address).and_then(|d| d.physical_function.as_deref())
+    };
+    assert_eq!(is_part("0000:29:00.2"), Some("0000:29:00.0"));
+    assert_eq!(is_part("0000:29:00.0"), None);
+    let multipath = inventory.disks.iter().find(|disk| disk.name == "/dev/nvme1n1").expect("a disk");
+    assert_eq!(multipath.pci_address.as_deref(), Some("0000:17:00.0"), "of the controller on the path to it");
+    let gpu = &inventory.gpus[0];
+    assert_eq!(gpu.link.and_then(|link| link.max_speed_mtps), Some(32000));
+    assert_eq!(gpu.memory_bars.iter().map(|bar| bar.size.0).max(), Some(128 << 30));
+    assert_eq!((gpu.chip.as_deref(), gpu.marketing_name.as_deref()), (Some("GH100"), Some("H100 SXM5 80GB")));
 }
 
 #[test]

@@ -57,6 +57,11 @@ impl Cmdline {
         self.flag("DEBUG") || self.flag("drophammer.debug")
     }
 
+    /// `drophammer.gpus=all`: GPUs of all makers are registered, not only NVIDIA's.
+    pub fn all_gpus(&self) -> bool {
+        self.get("drophammer.gpus") == Some("all")
+    }
+
     /// The last `console=`, as it stands, e.g. `ttyS0,115200n8`.
     pub fn console(&self) -> Option<&str> {
         self.get("console")

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::probe::{HEAD_BYTES, Signature, parse_signature};
 use super::table::{Table, read_table};
+use crate::inventory::disk::media::is_bmc_medium_at;
 use crate::sys::roots::Roots;
 use crate::sys::units::Bytes;
 
@@ -183,7 +184,9 @@ fn read_disk(roots: &Roots, name: &str, mounts: &[Mount]) -> Result<Option<DiskF
     let size = Bytes(units.saturating_mul(512));
     let sector_bytes = read_number(&folder.join("queue/logical_block_size")).and_then(|n| u32::try_from(n).ok());
     let sector_bytes = sector_bytes.unwrap_or(512);
-    let kind = kind_of(name, read_number(&folder.join("removable")) == Some(1));
+    // An image that the BMC plugs in comes and goes, also one that says it is fixed.
+    let removable = read_number(&folder.join("removable")) == Some(1) || is_bmc_medium_at(&folder);
+    let kind = kind_of(name, removable);
     let node = roots.dev.join(node_name(name));
     let probed = matches!(kind, DiskKind::Fixed | DiskKind::Loop) && size.0 > 0;
     Ok(Some(DiskFacts {

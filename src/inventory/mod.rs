@@ -16,6 +16,7 @@ pub mod gpu;
 pub mod memory;
 pub mod nic;
 pub mod pci;
+pub mod pci_names;
 pub mod table;
 pub mod wire;
 
@@ -23,6 +24,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::config::cmdline::Cmdline;
 use crate::sys::firmware::Firmware;
 use crate::sys::roots::Roots;
 use crate::sys::units::Bytes;
@@ -50,14 +52,22 @@ pub struct Inventory {
     pub memory_source: Option<memory::MemorySource>,
     /// One entry a socket, in socket order.
     pub cpus: Vec<cpu::Cpu>,
-    /// NVIDIA's display devices, in order of their PCI address.
+    /// NVIDIA's display devices, in order of their PCI address; with `drophammer.gpus=all` on the kernel command line
+    /// those of `other_gpus` follow.
     pub gpus: Vec<gpu::Gpu>,
+    /// Display devices of other makers, a BMC's VGA among them, and processing accelerators of any: not registered.
+    pub other_gpus: Vec<gpu::Gpu>,
     /// Everything that counts as storage of this machine, in order of the names (`sdb` before `sdaa`).
     pub disks: Vec<disk::Disk>,
-    /// CD and floppy drives, loop devices with something behind them, RAM disks, zram: never storage of the machine.
+    /// CD and floppy drives, media of the BMC, loop devices with something behind them, RAM disks, zram: never storage of
+    /// the machine.
     pub other_media: Vec<disk::Disk>,
+    /// Also those without a disk.
+    pub nvme_controllers: Vec<disk::NvmeController>,
     /// All links with a hardware address, in the kernel's order.
     pub nics: Vec<nic::Nic>,
+    /// All PCI functions, for the record.
+    pub pci: Vec<pci::PciDevice>,
     /// What could not be found, and what was taken instead.
     pub warnings: Vec<String>,
 }
@@ -82,9 +92,12 @@ pub fn read(roots: &Roots) -> Inventory {
     let mut warnings = Vec::new();
     let dmi = dmi::read(roots).into_found(&mut warnings);
     let memory = memory::read(roots).into_found(&mut warnings);
-    let (disks, other_media) =
-        disk::read(roots).into_found(&mut warnings).into_iter().partition(|disk: &disk::Disk| disk.kind.is_storage());
-    Inventory {
+    let pci = pci::read(roots).into_found(&mut warnings);
+    let gpus = gpu::pick(roots, &pci);
+    // Last: disks may take their time, and all the rest is known by then.
+    let storage = disk::read(roots).into_found(&mut warnings);
+    let (disks, other_media) = storage.disks.into_iter().partition(|disk| disk.kind.is_storage());
+    let mut inventory = Inventory {
         uuid: dmi.uuid,
         kind: dmi.kind,
         product: dmi.product,
@@ -94,10 +107,15 @@ pub fn read(roots: &Roots) -> Inventory {
         memory: memory.map(|memory| memory.amount),
         memory_source: memory.map(|memory| memory.source),
         cpus: cpu::read(roots).into_found(&mut warnings),
-        gpus: gpu::read(roots).into_found(&mut warnings),
+        gpus: gpus.nvidia,
+        other_gpus: gpus.others,
         disks,
         other_media,
+        nvme_controllers: storage.nvme_controllers,
         nics: nic::read(roots).into_found(&mut warnings),
+        pci,
         warnings,
-    }
+    };
+    inventory.choose_gpus(&Cmdline::read(roots).unwrap_or_default());
+    inventory
 }

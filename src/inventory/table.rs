@@ -91,6 +91,7 @@ fn disk_row(disk: &Disk) -> Vec<String> {
         (DiskKind::Ram, _) => "RAM",
         (DiskKind::Zram, _) => "zram",
         (DiskKind::Virtual, _) => "virtual",
+        (DiskKind::BmcMedium, _) => "BMC",
         (DiskKind::SpecialArea, _) => "special",
     };
     let rotates = match (disk.transport, disk.rotational) {

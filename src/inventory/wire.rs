@@ -9,6 +9,7 @@ use super::dmi::{Bios, MachineKind};
 use super::nic::Nic;
 use super::{Inventory, cpu::Cpu, gpu::Gpu};
 use crate::api::grpc;
+use crate::config::cmdline::Cmdline;
 
 /// Where mini-lab's virtual BMCs listen: the virtual machines' host on Vagrant's default network.
 pub const VIRTUAL_BMC_HOST: &str = "192.168.121.1";
@@ -19,6 +20,15 @@ const LOOPBACK: &str = "lo";
 const ZERO_MAC: &str = "00:00:00:00:00:00";
 
 impl Inventory {
+    /// Upstream registers NVIDIA's GPUs only, and sizes in the field count on it: a BMC's VGA or a processor's graphics
+    /// would be in none of them. With `drophammer.gpus=all` the operator wants all. The lists change, and not only the
+    /// wire, so that `drophammer inventory` shows what is registered.
+    pub fn choose_gpus(&mut self, cmdline: &Cmdline) {
+        if cmdline.all_gpus() {
+            self.gpus.append(&mut self.other_gpus);
+        }
+    }
+
     /// The three parts of a `BootServiceRegisterRequest` that come from the hardware. `neighbours`: what LLDP heard,
     /// by the name of the link.
     pub fn to_register(
@@ -80,8 +90,8 @@ impl Inventory {
     }
 }
 
-/// Upstream drops `ram*` and empty loop devices only. [`Inventory::disks`] also has no CD and floppy drives and no
-/// zram: a virtual CD of the BMC, plugged or not, would change the machine's size.
+/// Upstream drops `ram*` and empty loop devices only. [`Inventory::disks`] also has no CD and floppy drives, no zram and
+/// no USB media of a BMC: a virtual CD or disk, plugged or not, would change the machine's size.
 fn wire_disk(disk: &Disk) -> grpc::MachineBlockDevice {
     grpc::MachineBlockDevice { name: disk.name.clone(), size: disk.size.0 }
 }
@@ -120,7 +130,12 @@ fn wire_nics(nics: &[Nic], neighbours: &BTreeMap<String, Vec<grpc::MachineNic>>)
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use super::super::gpu;
+    use super::super::pci::PciDevice;
     use super::*;
+    use crate::sys::roots::Roots;
 
     fn nic(name: &str, mac: &str, physical: bool) -> Nic {
         Nic { name: name.to_owned(), mac: mac.to_owned(), physical, ..Nic::default() }
@@ -141,6 +156,23 @@ mod tests {
         assert_eq!(inventory.to_register(&heard).0.nics[1].neighbors, [neighbour]);
         inventory.nics.insert(0, nic("lo", ZERO_MAC, false));
         assert_eq!(names(&inventory), ["lo", "eth0", "eth1"]);
+    }
+
+    #[test]
+    fn gpus_of_other_makers_are_registered_when_the_operator_wants_all() {
+        let gpu = |vendor: &str| {
+            let device = PciDevice { vendor: Some(vendor.to_owned()), ..PciDevice::default() };
+            let device = PciDevice { class: 0x03_00_00, ..device };
+            gpu::pick(&Roots::under(Path::new("/nonexistent")), &[device]).others
+        };
+        let registered = |cmdline: &str| -> Vec<String> {
+            let mut inventory = Inventory { gpus: gpu("N"), other_gpus: gpu("A"), ..Inventory::default() };
+            inventory.choose_gpus(&Cmdline::parse(cmdline));
+            inventory.to_register(&BTreeMap::new()).0.gpus.into_iter().map(|gpu| gpu.vendor).collect()
+        };
+        assert_eq!(registered("quiet"), ["N"]);
+        assert_eq!(registered("drophammer.gpus=nvidia"), ["N"]);
+        assert_eq!(registered("drophammer.gpus=all"), ["N", "A"]);
     }
 
     #[test]

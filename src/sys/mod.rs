@@ -1,9 +1,11 @@
 //! The kernel's interfaces: ioctl, netlink, raw sockets, `unsafe`. No policy.
 
+pub mod ata;
 pub mod block;
 pub mod chroot;
 pub mod clock;
 pub mod clock_state;
+pub mod ethtool;
 pub mod firmware;
 pub mod kexec;
 pub mod module;

@@ -4,10 +4,13 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
+const ADMIN_GET_LOG_PAGE: u8 = 0x02;
 const ADMIN_FORMAT_NVM: u8 = 0x80;
 const ADMIN_IDENTIFY: u8 = 0x06;
 /// Size of every identify answer.
 pub const IDENTIFY_BYTES: usize = 4096;
+/// Size of the SMART / health information log.
+pub const SMART_LOG_BYTES: usize = 512;
 
 #[repr(C)]
 #[derive(Default)]
@@ -44,6 +47,10 @@ mod raw {
 pub enum Identify {
     Namespace,
     Controller,
+    /// Ids of the namespaces that are attached to the controller: up to 1024 little-endian u32, then zero.
+    AttachedNamespaces,
+    /// As before, of all namespaces that were created; only controllers with namespace management answer.
+    AllocatedNamespaces,
 }
 
 /// Id of the namespace behind an open `/dev/nvme0n1`.
@@ -58,6 +65,9 @@ pub fn identify(fd: BorrowedFd<'_>, namespace: u32, what: Identify) -> io::Resul
     let (cns, namespace) = match what {
         Identify::Namespace => (0, namespace),
         Identify::Controller => (1, 0),
+        // The namespace is where the list begins, exclusively.
+        Identify::AttachedNamespaces => (2, 0),
+        Identify::AllocatedNamespaces => (0x10, 0),
     };
     let mut command = AdminCommand {
         opcode: ADMIN_IDENTIFY,
@@ -65,6 +75,25 @@ pub fn identify(fd: BorrowedFd<'_>, namespace: u32, what: Identify) -> io::Resul
         address: answer.as_mut_ptr() as u64,
         data_bytes: IDENTIFY_BYTES as u32,
         cdw10: cns,
+        ..AdminCommand::default()
+    };
+    submit(fd, &mut command)?;
+    Ok(answer)
+}
+
+/// The controller's SMART / health information log (log page 02h), of the controller as a whole.
+pub fn smart_log(fd: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    const LOG_PAGE: u32 = 0x02;
+    const ALL_NAMESPACES: u32 = u32::MAX;
+    const DWORDS: u32 = (SMART_LOG_BYTES / 4) as u32;
+    let mut answer = vec![0_u8; SMART_LOG_BYTES];
+    let mut command = AdminCommand {
+        opcode: ADMIN_GET_LOG_PAGE,
+        namespace: ALL_NAMESPACES,
+        address: answer.as_mut_ptr() as u64,
+        data_bytes: SMART_LOG_BYTES as u32,
+        // The number of dwords counts from zero.
+        cdw10: (DWORDS - 1) << 16 | LOG_PAGE,
         ..AdminCommand::default()
     };
     submit(fd, &mut command)?;
