@@ -170,6 +170,8 @@ def wait_for_installation(rack, machine, step):
 
 def describe(progress):
     done, total = progress.get("done", 0), progress.get("total")
+    if total and done >= total:
+        return f"{progress.get('step')} written ({terminal.megabytes(total)}); configuring"
     text = f"{progress.get('step')} "
     text += f"{terminal.bar(done, total)} of {terminal.megabytes(total)}" if total else terminal.megabytes(done)
     text += f", {progress.get('rate', 0) / 1e6:.1f} MB/s"
