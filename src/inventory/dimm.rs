@@ -172,7 +172,7 @@ enum Size {
 /// MiB, or KiB with the top bit; from 32 GiB - 1 MiB on the MiB are at 0x1c.
 fn parse_size(slot: &Structure<'_>) -> Size {
     match slot.word(0x0c) {
-        Some(0) => Size::Empty,
+        Some(0 | 0x8000) => Size::Empty,
         None | Some(0xffff) => Size::Unknown,
         Some(0x7fff) => match slot.dword(0x1c).map(|mib| mib & 0x7fff_ffff) {
             None | Some(0) => Size::Unknown,
@@ -292,7 +292,8 @@ mod tests {
     }
 
     fn slot(array: u8, values: &[(usize, &[u8])], strings: &[&str]) -> Vec<u8> {
-        let values = [[(0x04, [array, 0].as_slice())].as_slice(), values].concat();
+        let handle = [array, 0];
+        let values = [[(0x04, handle.as_slice())].as_slice(), values].concat();
         structure(kind::MEMORY_DEVICE, 0x1100, &fields(0x5c, &values), strings)
     }
 
@@ -354,6 +355,7 @@ mod tests {
             parse_size(&Smbios::parse(&[], table).first(kind::MEMORY_DEVICE).expect("a slot"))
         };
         assert_eq!(size(&[0, 0], &[9; 4]), Size::Empty);
+        assert_eq!(size(&[0, 0x80], &[9; 4]), Size::Empty);
         assert_eq!(size(&[0xff, 0xff], &[9; 4]), Size::Unknown);
         assert_eq!(size(&[0xff, 0x7f], &[0; 4]), Size::Unknown);
         assert_eq!(size(&[0x00, 0x40], &[0; 4]), Size::Known(Bytes(16 << 30)));

@@ -5,11 +5,12 @@
 
 use std::path::PathBuf;
 
+use anyhow::{Context, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Reading;
-use super::attribute::{read_number, read_text};
+use super::attribute::{parse_text, read_bytes, read_number, read_text};
 use super::placeholder::meaningful;
 use super::smbios::{self, Smbios, kind};
 use crate::sys::roots::Roots;
@@ -122,20 +123,21 @@ pub fn read(roots: &Roots) -> Reading<Dmi> {
     Reading { found: strings.dmi(), warnings }
 }
 
-/// The serial number of the board, as the kernel shows it; `Err` when it is there and may not be read.
-pub(super) fn read_board_serial(roots: &Roots) -> Result<Option<String>, PathBuf> {
-    let path = folder(roots).join("board_serial");
-    if path.exists() {
-        return match super::attribute::read_bytes(&path) {
-            Some(bytes) => Ok(super::attribute::parse_text(&bytes).and_then(meaningful)),
-            None => Err(path),
-        };
+/// The text of a file of `/sys/class/dmi/id` as it is, placeholder or not; `None` when the kernel has no such file.
+///
+/// # Errors
+///
+/// When it is there and cannot be read: the UUID and serial numbers are for root.
+pub(super) fn read_file(roots: &Roots, name: &str) -> Result<Option<String>> {
+    let path = folder(roots).join(name);
+    if !path.exists() {
+        return Ok(None);
     }
-    let smbios = smbios::read(roots).found;
-    Ok(Strings { roots, smbios: smbios.as_ref() }.in_tables(kind::BOARD, 0x07))
+    let bytes = read_bytes(&path).with_context(|| format!("/sys/class/dmi/id/{name} cannot be read (root may)"))?;
+    Ok(Some(parse_text(&bytes).unwrap_or_default()))
 }
 
-pub(super) fn folder(roots: &Roots) -> PathBuf {
+fn folder(roots: &Roots) -> PathBuf {
     roots.sys.join("class/dmi/id")
 }
 
@@ -185,11 +187,8 @@ impl Strings<'_> {
     }
 
     fn text(&self, kind: u8, offset: usize, file: &str) -> Option<String> {
-        self.in_tables(kind, offset).or_else(|| read_text(&folder(self.roots).join(file)).and_then(meaningful))
-    }
-
-    fn in_tables(&self, kind: u8, offset: usize) -> Option<String> {
-        self.smbios?.first(kind)?.text(offset)
+        let in_tables = || self.smbios?.first(kind)?.text(offset);
+        in_tables().or_else(|| read_text(&folder(self.roots).join(file)).and_then(meaningful))
     }
 
     fn chassis_number(&self) -> Option<u64> {

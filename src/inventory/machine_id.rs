@@ -15,13 +15,12 @@
 //!
 //! `uuidgen --sha1 --namespace 6d7f3f52-5d0c-4c0b-9d0f-1f8e5d1c7a64 --name 'mac=…'` gives the same.
 
-use std::path::Path;
-
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use ring::digest;
 use uuid::{Builder, Uuid, uuid};
 
-use super::attribute::{parse_text, read_bytes, read_device_path};
+use super::attribute::read_device_path;
+use super::placeholder::meaningful;
 use super::{Reading, dmi, nic, smbios};
 use crate::api::machine_id::is_of_one_machine;
 use crate::sys::roots::Roots;
@@ -68,8 +67,7 @@ pub fn read_machine_id(roots: &Roots) -> Result<MachineId> {
         Told::Uuid(uuid) => return Ok(MachineId { uuid, made_because: None }),
         Told::Nothing(refused) => refused,
     };
-    let board_serial = dmi::read_board_serial(roots)
-        .map_err(|path| anyhow!("{refused}; {} cannot be read (root may)", path.display()))?;
+    let board_serial = read_board_serial(roots).with_context(|| refused.clone())?;
     let Some(mac) = read_first_mac(roots) else {
         bail!("{refused}; and there is no network card with a permanent address to make an id of");
     };
@@ -82,26 +80,27 @@ pub fn read_machine_id(roots: &Roots) -> Result<MachineId> {
 }
 
 fn read_told(roots: &Roots) -> Result<Told> {
-    let path = dmi::folder(roots).join("product_uuid");
-    if path.exists() {
-        return Ok(parse_told(&read_present(&path)?));
+    if let Some(text) = dmi::read_file(roots, "product_uuid")? {
+        return Ok(parse_told(&text));
     }
     // The kernel has no such file for a UUID that is all zeros or all ones. Captured trees may have the tables only.
     if let Some(uuid) = smbios::read(roots).found.and_then(|smbios| smbios.system_uuid()) {
         return Ok(parse_told(&uuid.to_string()));
     }
-    let path = dmi::folder(roots).join("product_serial");
-    let serial = if path.exists() { read_present(&path)? } else { String::new() };
+    let serial = dmi::read_file(roots, "product_serial")?.unwrap_or_default();
     Ok(match Uuid::try_parse(&serial) {
         Ok(_) => parse_told(&serial),
         Err(_) => Told::Nothing("the firmware tells neither a UUID nor a serial number that is one".to_owned()),
     })
 }
 
-/// The text of a file that exists; may be empty.
-fn read_present(path: &Path) -> Result<String> {
-    let bytes = read_bytes(path).with_context(|| format!("{} cannot be read (root may)", path.display()))?;
-    Ok(parse_text(&bytes).unwrap_or_default())
+/// As the kernel shows it; a captured tree may have the tables only.
+fn read_board_serial(roots: &Roots) -> Result<Option<String>> {
+    if let Some(text) = dmi::read_file(roots, "board_serial")? {
+        return Ok(meaningful(text));
+    }
+    let smbios = smbios::read(roots).found;
+    Ok(smbios.and_then(|smbios| smbios.first(smbios::kind::BOARD)?.text(0x07)))
 }
 
 fn parse_told(text: &str) -> Told {

@@ -132,7 +132,8 @@ pub fn meaningful(text: String) -> Option<String> {
 pub fn is_placeholder(text: &str) -> bool {
     let text = text.trim();
     let letters: String = text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
-    letters.is_empty()
+    // `x.x`, `xx-xxxx`
+    letters.chars().all(|c| c == 'x')
         || MEANINGLESS.contains(&letters.as_str())
         || MEANINGLESS_BEGINNINGS.iter().any(|beginning| letters.starts_with(beginning))
         || is_slot_field(&letters)
@@ -219,6 +220,7 @@ mod tests {
             "xxxx",
             "XXXXXXXX",
             "FFFFFFFF",
+            "x.x",
             "111111111",
             ".",
             "..",

@@ -228,6 +228,7 @@ pub mod tests {
     use proptest::prelude::*;
     use proptest::test_runner::{Config, RngAlgorithm, RngSeed};
 
+    use super::super::dimm;
     use super::*;
 
     /// A structure of `fields` behind the header, with its strings.
@@ -271,7 +272,7 @@ pub mod tests {
         assert_eq!(handles(&whole), (vec![1, 2], None));
         let (found, damage) = handles(whole.get(..whole.len() - 6).expect("a part"));
         assert_eq!(found, [1]);
-        assert!(damage.expect("damage").contains("in the middle of a structure (byte 8 of 14)"));
+        assert!(damage.expect("damage").contains("in the middle of a structure (byte 8 of 12)"));
         let (found, damage) = handles(whole.get(..whole.len() - 1).expect("a part"));
         assert_eq!(found, [1, 2]);
         assert!(damage.expect("damage").contains("in the strings"));
@@ -306,7 +307,7 @@ pub mod tests {
             rng_algorithm: RngAlgorithm::ChaCha,
             rng_seed: RngSeed::Fixed(134),
             failure_persistence: None,
-            ..Config::with_cases(2000)
+            ..Config::with_cases(500)
         })]
 
         #[test]
@@ -319,6 +320,7 @@ pub mod tests {
             let smbios = Smbios::parse(&entry_point, table);
             let _ = smbios.system_uuid();
             let _ = smbios.damage();
+            let _ = dimm::parse_dimms(&smbios);
             prop_assert!(smbios.structures().count() <= length / HEADER_BYTES);
             for structure in smbios.structures() {
                 for offset in [0, 1, 5, 0x54, 255, usize::MAX] {

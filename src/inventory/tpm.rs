@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -54,17 +54,17 @@ pub fn read(roots: &Roots) -> Reading<Option<Tpm>> {
             Reading { found: Some(parse_caps(&read_caps(&dir).unwrap_or_default())), warnings: Vec::new() }
         }
         Some(TpmVersion::V2_0) => {
-            let device = roots.dev.join(format!("tpmrm{index}"));
+            let device = format!("tpmrm{index}");
             let mut warnings = Vec::new();
-            let Properties { manufacturer, firmware_version } = ask(&device).unwrap_or_else(|error| {
-                warnings.push(format!("TPM: manufacturer is not known: {error:#}"));
+            let Properties { manufacturer, firmware_version } = ask(&roots.dev.join(&device)).unwrap_or_else(|error| {
+                warnings.push(format!("TPM: its manufacturer is not known: asking /dev/{device}: {error:#}"));
                 Properties::default()
             });
             let version = Some(TpmVersion::V2_0);
             Reading { found: Some(Tpm { version, manufacturer, firmware_version }), warnings }
         }
         None => {
-            let warning = format!("TPM: {} tells no version", dir.display());
+            let warning = format!("TPM: /sys/class/tpm/tpm{index} tells no version");
             Reading { found: Some(Tpm::default()), warnings: vec![warning] }
         }
     }
@@ -104,16 +104,13 @@ fn parse_caps(text: &str) -> Tpm {
 
 /// Asks a TPM 2.0, within [`ANSWER_LIMIT`].
 fn ask(device: &Path) -> Result<Properties> {
-    let mut file = open(device).with_context(|| format!("opening {}", device.display()))?;
-    let response = exchange(&mut file, &tpm2::properties_command(), ANSWER_LIMIT)
-        .with_context(|| format!("asking {}", device.display()))?;
-    tpm2::parse_properties(&response).with_context(|| format!("reading the answer of {}", device.display()))
+    let response = exchange(&mut open(device)?, &tpm2::properties_command(), ANSWER_LIMIT)?;
+    Ok(tpm2::parse_properties(&response)?)
 }
 
 /// In a captured tree any file may stand for the device, and must not be written to.
 fn open(device: &Path) -> Result<File> {
-    let is_device = |file_type: std::fs::FileType| file_type.is_char_device();
-    if !is_device(std::fs::metadata(device)?.file_type()) {
+    if !std::fs::metadata(device)?.file_type().is_char_device() {
         bail!("it is no device");
     }
     let file =
