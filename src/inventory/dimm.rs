@@ -238,7 +238,6 @@ fn form_factor(number: u8) -> Option<&'static str> {
         0x0e => "SRIMM",
         0x0f => "FB-DIMM",
         0x10 => "die",
-        0x11 => "CAMM",
         _ => return None,
     })
 }
