@@ -190,15 +190,26 @@ fn files_with_nonsense_in_them_are_absent_values() {
         "sys/bus/pci/devices/0000:00:02.0/vendor: 0x10de0",
         "proc/cpuinfo: : \\x00 :::\\nprocessor: a",
         "sys/class/dmi/id/product_uuid/",
+        "sys/devices/system/cpu/online: all",
+        "sys/devices/system/cpu/present: 7-0",
+        "sys/devices/system/node/node0/cpulist: 0-4294967295",
+        "sys/devices/system/node/node1/meminfo: Node 1 MemTotal: 18446744073709551615 kB",
+        "sys/devices/cpu_core/cpus: -1",
+        "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c: yes",
+        "sys/class/tpm/tpm0/tpm_version_major: 9",
+        "@smbios 255 255",
+        "@structure 17 0e 04=ffff 0c=ff7f 01=05 | a",
+        "@structure 16 04 01=03",
     ];
     machine_tree::build_lines(dir.path(), &lines.join("\n"));
     let inventory = inventory::read(&Roots::under(dir.path()));
-    assert_eq!(inventory.memory, None);
+    assert_eq!((inventory.memory, inventory.secure_boot), (None, None));
+    assert!(inventory.memory_nodes.is_empty() && inventory.tpm.is_some_and(|tpm| tpm.version.is_none()));
     assert!(inventory.cpus.is_empty() && inventory.gpus.is_empty() && inventory.nics.is_empty());
     let names: Vec<&str> = inventory.disks.iter().map(|disk| disk.name.as_str()).collect();
     assert_eq!(names, ["/dev/vdc"]);
     assert!(!inventory.disks[0].is_fixed_medium(), "it is not known whether the medium can be taken out");
-    for disk in ["vda", "vdb", "loop"] {
+    for disk in ["vda", "vdb", "loop", "SMBIOS: the table has a structure that is shorter"] {
         assert!(inventory.warnings.iter().any(|warning| warning.contains(disk)), "{disk}: {:?}", inventory.warnings);
     }
 }

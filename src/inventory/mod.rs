@@ -9,8 +9,9 @@
 pub mod attribute;
 pub mod command;
 pub mod cpu;
-pub mod cpu_list;
-pub mod cpuinfo;
+mod cpu_facts;
+mod cpu_list;
+mod cpuinfo;
 pub mod dimm;
 pub mod disk;
 pub mod dmi;
@@ -24,7 +25,7 @@ pub mod placeholder;
 pub mod smbios;
 pub mod table;
 pub mod tpm;
-pub mod tpm2;
+mod tpm2;
 pub mod wire;
 
 use schemars::JsonSchema;
