@@ -109,6 +109,7 @@ fn parse_told(text: &str) -> Told {
         Ok(uuid) => {
             Told::Nothing(format!("the firmware's UUID is {uuid}, which does not tell this machine from others"))
         }
+        Err(_) if text.is_empty() => Told::Nothing("the firmware's UUID is empty".to_owned()),
         Err(_) => Told::Nothing(format!("the firmware's UUID is {text:?}, which is no UUID")),
     }
 }
@@ -168,7 +169,7 @@ mod tests {
             assert!(reason(text).contains("does not tell this machine from others"), "{}", reason(text));
         }
         assert!(reason("Not Settable").contains("\"Not Settable\""));
-        assert!(reason("").contains("no UUID"));
+        assert!(reason("").contains("is empty"));
     }
 
     /// Reference: `uuidgen --sha1 --namespace 6d7f3f52-5d0c-4c0b-9d0f-1f8e5d1c7a64 --name …`

@@ -70,14 +70,15 @@ pub fn read(roots: &Roots) -> Reading<Option<Memory>> {
     Reading { found, warnings: vec![warning.to_owned()] }
 }
 
-/// What each NUMA node has: its online blocks; where the kernel has no blocks, `MemTotal` of its own `meminfo`.
+/// What each NUMA node has: its online blocks; where it has none, `MemTotal` of its own `meminfo`.
 pub fn read_nodes(roots: &Roots) -> Reading<Vec<MemoryNode>> {
     let dir = roots.sys.join("devices/system/node");
     let mut blocks = OnlineBlocks::read(roots);
     let mut read_node = |node: u32| {
         let dir = dir.join(format!("node{node}"));
-        let (amount, source) = match &mut blocks {
-            Some(blocks) => (blocks.take(&read_indices(&dir, "memory"))?, MemorySource::Blocks),
+        let of_blocks = blocks.as_mut().and_then(|blocks| blocks.take(&read_indices(&dir, "memory")));
+        let (amount, source) = match of_blocks {
+            Some(amount) => (amount, MemorySource::Blocks),
             None => {
                 let meminfo = read_bytes(&dir.join("meminfo"))?;
                 (parse_node_meminfo(&String::from_utf8_lossy(&meminfo))?, MemorySource::MemTotal)

@@ -176,6 +176,23 @@ mod tests {
     }
 
     #[test]
+    fn the_version_is_found_on_old_kernels_too() {
+        let version = |file: &str, text: &str| {
+            let root = tempfile::tempdir().expect("temporary folder");
+            let file = root.path().join("sys/class/tpm/tpm0").join(file);
+            std::fs::create_dir_all(file.parent().expect("a parent")).expect("making a folder");
+            std::fs::write(&file, text).expect("writing a file");
+            read(&Roots::under(root.path())).found.expect("a TPM").version
+        };
+        assert_eq!(version("tpm_version_major", "2\n"), Some(TpmVersion::V2_0));
+        assert_eq!(version("tpm_version_major", "1\n"), Some(TpmVersion::V1_2));
+        assert_eq!(version("device/description", "TPM 2.0 Device\n"), Some(TpmVersion::V2_0));
+        assert_eq!(version("device/caps", "Manufacturer: 0x49465800\n"), Some(TpmVersion::V1_2));
+        assert_eq!(version("uevent", ""), None);
+        assert_eq!(read(&Roots::under(std::path::Path::new("/nowhere"))), Reading::default());
+    }
+
+    #[test]
     fn a_tpm_that_takes_its_time_is_waited_for() {
         let (mut ours, mut tpms) = UnixStream::pair().expect("a pair of sockets");
         ours.set_nonblocking(true).expect("non-blocking");
