@@ -11,13 +11,21 @@ use std::process::Command;
 
 use drophammer::api::rest;
 use drophammer::disk::device::{DiskKind, read_disks};
+use drophammer::inventory::dmi::MachineKind;
+use drophammer::inventory::machine_id::read_machine_id;
 use drophammer::inventory::nic::{Neighbor, Nic};
 use drophammer::inventory::table::Table;
-use drophammer::inventory::{self, Inventory, dmi};
+use drophammer::inventory::{self, Inventory};
 use drophammer::sys::roots::Roots;
 
-const MACHINES: [&str; 5] =
-    ["server-8-h100", "vm-without-board", "server-offline-cpus", "laptop-hybrid", "server-4k-sas-md"];
+const MACHINES: [&str; 6] = [
+    "server-8-h100",
+    "vm-without-board",
+    "server-offline-cpus",
+    "laptop-hybrid",
+    "server-4k-sas-md",
+    "server-junk-board",
+];
 
 fn read(machine: &str) -> Inventory {
     let tree = machine_tree::build(machine);
@@ -181,15 +189,54 @@ fn virtual_functions_and_links_are_told_of_cards() {
 }
 
 #[test]
-fn the_machines_id_is_the_uuid_or_a_serial_number_that_is_one() {
+fn the_machines_id_is_the_uuid_or_a_serial_number_that_is_one_or_made_of_board_and_mac() {
     let id = |machine| {
         let tree = machine_tree::build(machine);
-        dmi::machine_uuid(&Roots::under(tree.path())).map(|id| id.to_string())
+        read_machine_id(&Roots::under(tree.path()))
     };
-    assert_eq!(id("vm-without-board").expect("product_uuid"), "5b3c6f2a-0001-4d5e-8f00-00000000000a");
-    assert_eq!(id("server-offline-cpus").expect("product_serial"), "00112233-4455-6677-8899-aabbccddee01");
-    let error = id("laptop-hybrid").expect_err("neither").to_string();
-    assert!(error.contains("neither a UUID nor a serial number"), "{error}");
+    let told = |machine| {
+        let id = id(machine).expect(machine);
+        assert_eq!(id.made_because, None);
+        id.uuid.to_string()
+    };
+    assert_eq!(told("vm-without-board"), "5b3c6f2a-0001-4d5e-8f00-00000000000a");
+    assert_eq!(told("server-offline-cpus"), "00112233-4455-6677-8899-aabbccddee01");
+    let error = id("laptop-hybrid").expect_err("root's alone").to_string();
+    assert!(error.contains("product_uuid cannot be read (root may)"), "{error}");
+    let made = id("server-junk-board").expect("made");
+    // Version 5 of "mac=02:00:00:00:06:01" in our namespace.
+    assert_eq!(made.uuid.to_string(), "ad1df923-742c-5731-8005-48c32f01a9c9");
+    let sentence = made.made_because.expect("a reason");
+    assert!(sentence.contains("03000200-0400-0500-0006-000700080009, which does not tell this machine"), "{sentence}");
+}
+
+#[test]
+fn a_made_id_needs_a_card_that_stays_and_all_sources_to_be_readable() {
+    let read = |lines: &str| {
+        let dir = machine_tree::temporary_folder();
+        machine_tree::build_lines(dir.path(), lines);
+        read_machine_id(&Roots::under(dir.path())).map(|id| id.uuid.to_string()).map_err(|error| format!("{error:#}"))
+    };
+    let usb = "@net 2 eth0 pci0000:00/0000:00:14.0/usb1/1-1/1-1:1.0 cdc_ether 02:00:00:00:00:01";
+    let card = "@net 3 eth1 pci0000:00/0000:00:1f.6 e1000e 02:00:00:00:00:02";
+    let serial = "sys/class/dmi/id/board_serial: B000042";
+    let error = read(&[usb, serial].join("\n")).expect_err("no card");
+    assert!(error.contains("neither a UUID nor a serial number") && error.contains("no network card"), "{error}");
+    // Version 5 of "board-serial=B000042 mac=02:00:00:00:00:02".
+    assert_eq!(read(&[usb, card, serial].join("\n")).as_deref(), Ok("0be9ec03-2461-5bdc-87ef-9503c272011e"));
+    let error = read(&[card, "sys/class/dmi/id/board_serial/"].join("\n")).expect_err("not root");
+    assert!(error.contains("board_serial cannot be read (root may)"), "{error}");
+}
+
+#[test]
+fn a_board_with_nothing_filled_in_is_still_a_server_and_says_what_it_has() {
+    let inventory = read("server-junk-board");
+    assert_eq!(inventory.kind, MachineKind::Server);
+    assert_eq!(inventory.product, None);
+    let board = inventory.board.expect("a board");
+    assert_eq!((board.name.as_deref(), board.serial, board.asset_tag), (Some("B650D4U"), None, None));
+    assert_eq!(inventory.memory.map(|memory| memory.0), Some(64 << 30), "the modules of SMBIOS, not MemTotal");
+    assert!(inventory.warnings.iter().any(|warning| warning.starts_with("SMBIOS: the table breaks off")));
 }
 
 #[test]
@@ -227,15 +274,26 @@ fn files_with_nonsense_in_them_are_absent_values() {
         "sys/bus/pci/devices/0000:00:02.0/vendor: 0x10de0",
         "proc/cpuinfo: : \\x00 :::\\nprocessor: a",
         "sys/class/dmi/id/product_uuid/",
+        "sys/devices/system/cpu/online: all",
+        "sys/devices/system/cpu/present: 7-0",
+        "sys/devices/system/node/node0/cpulist: 0-4294967295",
+        "sys/devices/system/node/node1/meminfo: Node 1 MemTotal: 18446744073709551615 kB",
+        "sys/devices/cpu_core/cpus: -1",
+        "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c: yes",
+        "sys/class/tpm/tpm0/tpm_version_major: 9",
+        "@smbios 255 255",
+        "@structure 17 0e 04=ffff 0c=ff7f 01=05 | a",
+        "@structure 16 04 01=03",
     ];
     machine_tree::build_lines(dir.path(), &lines.join("\n"));
     let inventory = inventory::read(&Roots::under(dir.path()));
-    assert_eq!(inventory.memory, None);
+    assert_eq!((inventory.memory, inventory.secure_boot), (None, None));
+    assert!(inventory.memory_nodes.is_empty() && inventory.tpm.is_some_and(|tpm| tpm.version.is_none()));
     assert!(inventory.cpus.is_empty() && inventory.gpus.is_empty() && inventory.nics.is_empty());
     let names: Vec<&str> = inventory.disks.iter().map(|disk| disk.name.as_str()).collect();
     assert_eq!(names, ["/dev/vdc"]);
     assert!(!inventory.disks[0].is_fixed_medium(), "it is not known whether the medium can be taken out");
-    for disk in ["vda", "vdb", "loop"] {
+    for disk in ["vda", "vdb", "loop", "SMBIOS: the table has a structure that is shorter"] {
         assert!(inventory.warnings.iter().any(|warning| warning.contains(disk)), "{disk}: {:?}", inventory.warnings);
     }
 }
@@ -264,6 +322,7 @@ fn captured_machines_are_read_as_they_are_described() {
 
     let ryzen = machine("amd-ryzen-1600.tar.gz", "");
     assert_eq!(counts(&ryzen), [(6, 12)]);
+    assert_eq!(ryzen.cpus[0].flags, ["svm"]);
     assert!(ryzen.gpus.is_empty(), "a Radeon is not reported");
     let disks: Vec<&str> =
         ryzen.disks.iter().map(|disk| disk.name.as_str()).filter(|name| name.contains("sd")).collect();
@@ -271,11 +330,19 @@ fn captured_machines_are_read_as_they_are_described() {
 
     let xeon = machine("xeon-2-socket-nvme-mic-dimms.tar.bz2", "32em64t-2n8c+1mic");
     assert_eq!(counts(&xeon), [(8, 8), (8, 8)]);
+    assert_eq!(xeon.cpus.iter().map(|cpu| cpu.numa_nodes.clone()).collect::<Vec<_>>(), [[0], [1]]);
+    assert_eq!(xeon.memory_nodes.iter().map(|node| node.node).collect::<Vec<_>>(), [0, 1]);
+    let dimms = xeon.dimms.expect("slots");
+    let module = &dimms.modules[0];
+    assert_eq!((dimms.slots, dimms.modules.len(), module.kind), (24, 8, Some("DDR3")));
+    assert_eq!((module.size.map(|size| size.0), module.rated_mts), (Some(4 << 30), Some(1600)));
     assert!(xeon.nics.iter().any(|nic| nic.name == "ib0"));
 
     let offline = machine("xeon-4-socket-offline-cpus.tar.bz2", "16em64t-4s2c2t-offlines");
     assert_eq!(offline.cpus.iter().map(|cpu| cpu.threads).sum::<u32>(), 12);
+    assert!(offline.warnings.contains(&"CPU: 4 of 16 CPUs are offline and not counted: 2,5,13-14".to_owned()));
 
     let hybrid = machine("intel-hybrid.tar.bz2", "20em64t-hybrid-1p6c2t+2ca4co1t");
     assert_eq!(counts(&hybrid), [(14, 20)]);
+    assert_eq!((hybrid.cpus[0].base_mhz, hybrid.cpus[0].max_mhz), (Some(1900), Some(5200)));
 }

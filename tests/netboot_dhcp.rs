@@ -213,6 +213,9 @@ fn the_machine_id_is_what_linux_reads_from_dmi() {
     assert_eq!(uuid(discover().pxe(0, "PXEClient")).as_deref(), Some("00112233-4455-6677-8899-aabbccddeeff"));
     assert_eq!(uuid(discover()), None);
     assert_eq!(uuid(discover().with(DhcpOption::ClientMachineIdentifier(vec![0; 17]))), None);
+    // What boards of many makers send: 03000200-0400-0500-0006-000700080009.
+    let shared = [0, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 0, 7, 0, 8, 0, 9];
+    assert_eq!(uuid(discover().with(DhcpOption::ClientMachineIdentifier(shared.to_vec()))), None);
     assert_eq!(uuid(discover().with(DhcpOption::ClientMachineIdentifier(UUID[..16].to_vec()))), None);
 }
 

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::Agent;
 use crate::init::modules::{self, ModuleDb};
 use crate::init::{mounts, reaper, watchdog};
-use crate::inventory::dmi::machine_uuid;
+use crate::inventory::machine_id::{MachineId, read_machine_id};
 
 /// Disks and links that appear later than this after their driver are missed.
 const SETTLE_LIMIT: Duration = Duration::from_secs(10);
@@ -42,7 +42,10 @@ pub(crate) async fn run(agent: &Agent) -> Result<Identity> {
     tokio::spawn(async move { watchdog::run(&dev).await });
     tokio::spawn(async move { reaper::run(&proc).await });
     tokio::spawn(agent.events.clone().run());
-    let uuid = machine_uuid(&agent.roots).context("reading this machine's id")?;
+    let MachineId { uuid, made_because } = read_machine_id(&agent.roots).context("reading this machine's id")?;
+    if let Some(sentence) = made_because {
+        warn!("{sentence}");
+    }
     info!(%uuid, "this machine");
     Ok(Identity { uuid })
 }

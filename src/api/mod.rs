@@ -6,6 +6,7 @@
 //! - `rest`: the REST machine and what hangs on it
 //! - `layout`: file system layouts
 //! - `mac`: Ethernet addresses
+//! - `machine_id`: which UUIDs can be a machine's id
 //! - `metal_config`: what the boot server hands to the agent
 //! - `event`: names of the provisioning events
 //! - `progress`: what the agent tells beyond them, in the messages of `Alive` events
@@ -15,6 +16,7 @@ pub mod event;
 pub mod hmac;
 pub mod layout;
 pub mod mac;
+pub mod machine_id;
 pub mod metal_config;
 pub mod progress;
 pub mod rest;

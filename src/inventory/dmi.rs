@@ -1,27 +1,28 @@
-//! What the firmware says about itself, the board and the machine.
+//! What the firmware says about itself, the board, the chassis and the machine.
 //!
-//! Source: `/sys/class/dmi/id/`, which the kernel fills from SMBIOS types 0, 1 and 2; serial numbers and the UUID are
-//! readable by root only.
+//! Sources: SMBIOS types 0 to 3 ([`smbios`]); where the tables cannot be had, the same strings in
+//! `/sys/class/dmi/id/`, of which serial numbers are readable by root only. Placeholders of board makers are absent.
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
-use uuid::Uuid;
 
 use super::Reading;
-use super::attribute::read_text;
+use super::attribute::{parse_text, read_bytes, read_number, read_text};
+use super::placeholder::meaningful;
+use super::smbios::{self, Smbios, kind};
 use crate::sys::roots::Roots;
 
 /// Everything from this source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dmi {
-    pub uuid: Option<Uuid>,
     pub kind: MachineKind,
     pub bios: Option<Bios>,
     pub board: Option<Board>,
     pub product: Option<Product>,
+    pub chassis: Option<Chassis>,
 }
 
 /// As metal-stack tells them apart.
@@ -35,6 +36,7 @@ pub enum MachineKind {
     Virtual,
 }
 
+/// SMBIOS type 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Bios {
     /// `bios_vendor`
@@ -48,6 +50,7 @@ pub struct Bios {
     pub date: Option<String>,
 }
 
+/// SMBIOS type 2, the first: a machine of several boards has several.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Board {
     /// `board_vendor`
@@ -62,8 +65,12 @@ pub struct Board {
     /// `board_serial`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
+    /// `board_asset_tag`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asset_tag: Option<String>,
 }
 
+/// SMBIOS type 1: the machine as it is sold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Product {
     /// `sys_vendor`
@@ -72,92 +79,200 @@ pub struct Product {
     /// `product_name`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// `product_version`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// `product_serial`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
+    /// `product_sku`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sku: Option<String>,
+    /// `product_family`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub family: Option<String>,
+}
+
+/// SMBIOS type 3, the first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Chassis {
+    /// `chassis_vendor`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vendor: Option<String>,
+    /// `chassis_type` in words, e.g. `rack mount`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<&'static str>,
+    /// `chassis_version`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// `chassis_serial`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// `chassis_asset_tag`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asset_tag: Option<String>,
 }
 
 pub fn read(roots: &Roots) -> Reading<Dmi> {
-    let mut warnings = Vec::new();
-    let uuid = machine_uuid(roots).map_err(|error| warnings.push(format!("UUID: {error:#}"))).ok();
+    let Reading { found: smbios, mut warnings } = smbios::read(roots);
     if !folder(roots).is_dir() {
-        warnings.push("DMI: no /sys/class/dmi/id, firmware and board are not known".to_owned());
+        let what = if smbios.is_some() { "server or virtual machine is a guess" } else { "the board is not known" };
+        warnings.push(format!("DMI: no /sys/class/dmi/id, {what}"));
     }
-    let text = |name| read_text(&folder(roots).join(name));
-    let bios = Bios { vendor: text("bios_vendor"), version: text("bios_version"), date: text("bios_date") };
-    let board = Board {
-        vendor: text("board_vendor"),
-        name: text("board_name"),
-        version: text("board_version"),
-        serial: text("board_serial"),
-    };
-    let product = Product { vendor: text("sys_vendor"), name: text("product_name"), serial: text("product_serial") };
-    let found = Dmi {
-        uuid,
-        kind: read_kind(roots, board.vendor.as_deref()),
-        bios: (bios != Bios::default()).then_some(bios),
-        board: (board != Board::default()).then_some(board),
-        product: (product != Product::default()).then_some(product),
-    };
-    Reading { found, warnings }
+    let strings = Strings { roots, smbios: smbios.as_ref() };
+    Reading { found: strings.dmi(), warnings }
+}
+
+/// The text of a file of `/sys/class/dmi/id` as it is, placeholder or not; `None` when the kernel has no such file.
+///
+/// # Errors
+///
+/// When it is there and cannot be read: the UUID and serial numbers are for root.
+pub(super) fn read_file(roots: &Roots, name: &str) -> Result<Option<String>> {
+    let path = folder(roots).join(name);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let bytes = read_bytes(&path).with_context(|| format!("/sys/class/dmi/id/{name} cannot be read (root may)"))?;
+    Ok(Some(parse_text(&bytes).unwrap_or_default()))
 }
 
 fn folder(roots: &Roots) -> PathBuf {
     roots.sys.join("class/dmi/id")
 }
 
-/// A machine is a virtual one for metal-stack when any of these files is missing. An empty file counts as there: a
-/// board without a serial number is still a board.
-fn read_kind(roots: &Roots, board_vendor: Option<&str>) -> MachineKind {
-    const NEEDED: [&str; 5] = ["board_vendor", "board_name", "board_serial", "product_serial", "bios_version"];
-    let is_complete = NEEDED.iter().all(|name| folder(roots).join(name).exists());
-    let is_vagrant = board_vendor.is_some_and(|vendor| vendor.to_ascii_lowercase().contains("vagrant"));
-    if is_complete && !is_vagrant { MachineKind::Server } else { MachineKind::Virtual }
+/// The strings of both sources.
+struct Strings<'a> {
+    roots: &'a Roots,
+    smbios: Option<&'a Smbios>,
 }
 
-/// The id of this machine, the same that its firmware sends when it boots from the network: `product_uuid`, or, where
-/// the kernel has no such file, `product_serial` if that is a UUID.
-///
-/// # Errors
-///
-/// When there is none, and when it is one that many machines have (all bits equal): two machines of the same id would
-/// be taken for one, and one's allocation would erase the other.
-pub fn machine_uuid(roots: &Roots) -> Result<Uuid> {
-    let path = folder(roots).join("product_uuid");
-    let text = if path.exists() {
-        read_text(&path).with_context(|| format!("{} cannot be read (root may) or is empty", path.display()))?
-    } else {
-        let serial = read_text(&folder(roots).join("product_serial"));
-        serial.context("the firmware tells neither a UUID nor a serial number that is one (SMBIOS type 1)")?
-    };
-    parse_machine_uuid(&text)
-}
-
-fn parse_machine_uuid(text: &str) -> Result<Uuid> {
-    let uuid = Uuid::try_parse(text).with_context(|| format!("parsing {text:?} as the machine's UUID"))?;
-    if uuid.is_nil() || uuid.is_max() {
-        bail!("the firmware's UUID is {uuid}, which does not tell this machine from others");
+impl Strings<'_> {
+    fn dmi(&self) -> Dmi {
+        // Offsets are those of DSP0134 sections 7.1 to 7.4.
+        let bios = Bios {
+            vendor: self.text(kind::BIOS, 0x04, "bios_vendor"),
+            version: self.text(kind::BIOS, 0x05, "bios_version"),
+            date: self.text(kind::BIOS, 0x08, "bios_date"),
+        };
+        let product = Product {
+            vendor: self.text(kind::SYSTEM, 0x04, "sys_vendor"),
+            name: self.text(kind::SYSTEM, 0x05, "product_name"),
+            version: self.text(kind::SYSTEM, 0x06, "product_version"),
+            serial: self.text(kind::SYSTEM, 0x07, "product_serial"),
+            sku: self.text(kind::SYSTEM, 0x19, "product_sku"),
+            family: self.text(kind::SYSTEM, 0x1a, "product_family"),
+        };
+        let board = Board {
+            vendor: self.text(kind::BOARD, 0x04, "board_vendor"),
+            name: self.text(kind::BOARD, 0x05, "board_name"),
+            version: self.text(kind::BOARD, 0x06, "board_version"),
+            serial: self.text(kind::BOARD, 0x07, "board_serial"),
+            asset_tag: self.text(kind::BOARD, 0x08, "board_asset_tag"),
+        };
+        let chassis = Chassis {
+            vendor: self.text(kind::CHASSIS, 0x04, "chassis_vendor"),
+            kind: self.chassis_number().and_then(chassis_kind),
+            version: self.text(kind::CHASSIS, 0x06, "chassis_version"),
+            serial: self.text(kind::CHASSIS, 0x07, "chassis_serial"),
+            asset_tag: self.text(kind::CHASSIS, 0x08, "chassis_asset_tag"),
+        };
+        Dmi {
+            kind: self.machine_kind(),
+            bios: (bios != Bios::default()).then_some(bios),
+            board: (board != Board::default()).then_some(board),
+            product: (product != Product::default()).then_some(product),
+            chassis: (chassis != Chassis::default()).then_some(chassis),
+        }
     }
-    Ok(uuid)
+
+    fn text(&self, kind: u8, offset: usize, file: &str) -> Option<String> {
+        let in_tables = || self.smbios?.first(kind)?.text(offset);
+        in_tables().or_else(|| read_text(&folder(self.roots).join(file)).and_then(meaningful))
+    }
+
+    fn chassis_number(&self) -> Option<u64> {
+        let in_tables = || self.smbios?.first(kind::CHASSIS)?.byte(0x05);
+        in_tables().map(u64::from).or_else(|| read_number(&folder(self.roots).join("chassis_type")))
+    }
+
+    /// A machine is a virtual one for metal-stack when any of these files is missing. An empty file or one with a
+    /// placeholder counts as there: a board without a serial number is still a board.
+    fn machine_kind(&self) -> MachineKind {
+        const NEEDED: [&str; 5] = ["board_vendor", "board_name", "board_serial", "product_serial", "bios_version"];
+        let folder = folder(self.roots);
+        let is_complete = NEEDED.iter().all(|name| folder.join(name).exists());
+        let vendor = read_text(&folder.join("board_vendor"));
+        let is_vagrant = vendor.is_some_and(|vendor| vendor.to_ascii_lowercase().contains("vagrant"));
+        if is_complete && !is_vagrant { MachineKind::Server } else { MachineKind::Virtual }
+    }
+}
+
+/// DSP0134 table 17; the top bit says that there is a lock.
+fn chassis_kind(number: u64) -> Option<&'static str> {
+    Some(match number & 0x7f {
+        0x03 => "desktop",
+        0x04 => "low profile desktop",
+        0x05 => "pizza box",
+        0x06 => "mini tower",
+        0x07 => "tower",
+        0x08 => "portable",
+        0x09 => "laptop",
+        0x0a => "notebook",
+        0x0b => "hand held",
+        0x0c => "docking station",
+        0x0d => "all in one",
+        0x0e => "sub notebook",
+        0x0f => "space-saving",
+        0x10 => "lunch box",
+        0x11 => "main server",
+        0x12 => "expansion",
+        0x13 => "sub chassis",
+        0x14 => "bus expansion",
+        0x15 => "peripheral",
+        0x16 => "RAID",
+        0x17 => "rack mount",
+        0x18 => "sealed-case PC",
+        0x19 => "multi-system",
+        0x1a => "CompactPCI",
+        0x1b => "AdvancedTCA",
+        0x1c => "blade",
+        0x1d => "blade enclosure",
+        0x1e => "tablet",
+        0x1f => "convertible",
+        0x20 => "detachable",
+        0x21 => "IoT gateway",
+        0x22 => "embedded PC",
+        0x23 => "mini PC",
+        0x24 => "stick PC",
+        // 1 is "other", 2 "unknown".
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::smbios::tests::structure;
     use super::*;
 
     #[test]
-    fn a_uuid_is_read_in_either_case_and_written_lower_case() {
-        let uuid = parse_machine_uuid("4C4C4544-0042-3510-8052-B4C04F4E3332").expect("a UUID");
-        assert_eq!(uuid.to_string(), "4c4c4544-0042-3510-8052-b4c04f4e3332");
+    fn a_chassis_with_a_lock_is_the_same_chassis() {
+        assert_eq!((chassis_kind(0x17), chassis_kind(0x97)), (Some("rack mount"), Some("rack mount")));
+        assert_eq!((chassis_kind(2), chassis_kind(u64::MAX)), (None, None));
     }
 
     #[test]
-    fn a_uuid_that_many_machines_have_is_refused_with_the_reason() {
-        for text in ["00000000-0000-0000-0000-000000000000", "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF"] {
-            let error = parse_machine_uuid(text).expect_err("not an id").to_string();
-            assert!(error.contains("does not tell this machine from others"), "{error}");
+    fn the_tables_come_first_and_a_placeholder_in_them_leaves_the_word_to_the_files() {
+        let root = tempfile::tempdir().expect("temporary folder");
+        let roots = Roots::under(root.path());
+        std::fs::create_dir_all(folder(&roots)).expect("making a folder");
+        for (name, value) in [("sys_vendor", "Old Name"), ("product_serial", "S1"), ("product_sku", "Default string")] {
+            std::fs::write(folder(&roots).join(name), value).expect("writing a file");
         }
-        let error = parse_machine_uuid("Not Settable").expect_err("not an id").to_string();
-        assert!(error.contains("\"Not Settable\""), "{error}");
+        let table = structure(kind::SYSTEM, 1, &[1, 2, 0, 3], &["Acme", "Anvil", "To Be Filled By O.E.M."]);
+        let smbios = Smbios::parse(&[], table);
+        let product = Strings { roots: &roots, smbios: Some(&smbios) }.dmi().product.expect("a product");
+        assert_eq!((product.vendor.as_deref(), product.name.as_deref()), (Some("Acme"), Some("Anvil")));
+        assert_eq!((product.serial.as_deref(), product.sku, product.version), (Some("S1"), None, None));
     }
 }

@@ -9,15 +9,24 @@
 pub mod attribute;
 pub mod command;
 pub mod cpu;
+mod cpu_facts;
+mod cpu_list;
+mod cpuinfo;
+pub mod dimm;
 pub mod disk;
 pub mod dmi;
 pub mod firmware;
 pub mod gpu;
+pub mod machine_id;
 pub mod memory;
 pub mod nic;
 pub mod pci;
 pub mod pci_names;
+pub mod placeholder;
+pub mod smbios;
 pub mod table;
+pub mod tpm;
+mod tpm2;
 pub mod wire;
 
 use schemars::JsonSchema;
@@ -32,7 +41,7 @@ use crate::sys::units::Bytes;
 /// One machine's hardware.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct Inventory {
-    /// The machine's id, see [`dmi::machine_uuid`].
+    /// The machine's id, see [`machine_id::read_machine_id`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uuid: Option<Uuid>,
     /// A server with a board of its own, or what metal-stack takes for a virtual machine.
@@ -42,14 +51,26 @@ pub struct Inventory {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub board: Option<dmi::Board>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub chassis: Option<dmi::Chassis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub bios: Option<dmi::Bios>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub firmware: Option<Firmware>,
+    /// Absent on a machine that was not started by UEFI.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secure_boot: Option<firmware::SecureBoot>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<tpm::Tpm>,
     /// Installed memory where the kernel tells it, else what the kernel has: `memory_source` says which.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Bytes>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_source: Option<memory::MemorySource>,
+    /// The NUMA nodes that have memory, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub memory_nodes: Vec<memory::MemoryNode>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dimms: Option<dimm::Dimms>,
     /// One entry a socket, in socket order.
     pub cpus: Vec<cpu::Cpu>,
     /// NVIDIA's display devices, in order of their PCI address; with `drophammer.gpus=all` on the kernel command line
@@ -90,6 +111,7 @@ impl<T> Reading<T> {
 /// Reads everything that the kernel tells about the machine under `roots`. Changes nothing, and never fails.
 pub fn read(roots: &Roots) -> Inventory {
     let mut warnings = Vec::new();
+    let uuid = machine_id::read(roots).into_found(&mut warnings);
     let dmi = dmi::read(roots).into_found(&mut warnings);
     let memory = memory::read(roots).into_found(&mut warnings);
     let pci = pci::read(roots).into_found(&mut warnings);
@@ -98,14 +120,19 @@ pub fn read(roots: &Roots) -> Inventory {
     let storage = disk::read(roots).into_found(&mut warnings);
     let (disks, other_media) = storage.disks.into_iter().partition(|disk| disk.kind.is_storage());
     let mut inventory = Inventory {
-        uuid: dmi.uuid,
+        uuid,
         kind: dmi.kind,
         product: dmi.product,
         board: dmi.board,
+        chassis: dmi.chassis,
         bios: dmi.bios,
         firmware: firmware::read(roots).into_found(&mut warnings),
+        secure_boot: firmware::read_secure_boot(roots).into_found(&mut warnings),
+        tpm: tpm::read(roots).into_found(&mut warnings),
         memory: memory.map(|memory| memory.amount),
         memory_source: memory.map(|memory| memory.source),
+        memory_nodes: memory::read_nodes(roots).into_found(&mut warnings),
+        dimms: dimm::read(roots).into_found(&mut warnings),
         cpus: cpu::read(roots).into_found(&mut warnings),
         gpus: gpus.nvidia,
         other_gpus: gpus.others,

@@ -72,7 +72,7 @@ fn memory(inventory: &Inventory) -> String {
     let Some(amount) = inventory.memory else { return String::new() };
     let mib = amount.0 >> 20;
     let source = match inventory.memory_source {
-        Some(MemorySource::Blocks) => " installed",
+        Some(MemorySource::Blocks | MemorySource::Smbios) => " installed",
         Some(MemorySource::KernelLog | MemorySource::MemTotal) => " seen by the kernel",
         None => "",
     };

@@ -10,6 +10,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::dhcp_message::{Request, option};
 use crate::api::mac::Mac;
+use crate::api::machine_id::is_of_one_machine;
 
 /// Which loader a firmware gets; the number is the last part of its TFTP path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,15 +199,13 @@ pub fn tftp_path(mac: Mac, firmware: Firmware) -> String {
 
 /// The machine's UUID from option 97: a zero byte and 16 bytes, of which the first three groups are little-endian.
 ///
-/// `None` when absent or malformed, and for all zeros or all ones, which boards without a UUID send: they would all
-/// be one machine.
+/// `None` when absent or malformed, and for those that many boards send: they would all be one machine. The agent
+/// on such a machine finds another id.
 pub fn machine_uuid(request: &Request) -> Option<String> {
     let [0, bytes @ ..] = request.option(option::MACHINE_UUID)? else { return None };
     let bytes: [u8; 16] = bytes.try_into().ok()?;
-    if bytes == [0; 16] || bytes == [0xff; 16] {
-        return None;
-    }
-    Some(uuid::Uuid::from_bytes_le(bytes).to_string())
+    let uuid = uuid::Uuid::from_bytes_le(bytes);
+    is_of_one_machine(uuid).then(|| uuid.to_string())
 }
 
 /// The options that every answer to a booting client carries: options 97 and 82 as they came, 82 last (RFC 3046).
