@@ -4,6 +4,7 @@ pub mod block;
 pub mod chroot;
 pub mod clock;
 pub mod clock_state;
+pub mod ethtool_flags;
 pub mod firmware;
 pub mod kexec;
 pub mod module;

@@ -25,9 +25,8 @@ fn read_list_with<T>(path: &Path, parse: impl Fn(Value) -> Result<T>) -> Result<
         Value::Array(items) => items,
         one => vec![one],
     };
-    let parse_item = |(index, item)| {
-        parse(item).with_context(|| format!("parsing object {} of {}", index + 1, path.display()))
-    };
+    let parse_item =
+        |(index, item)| parse(item).with_context(|| format!("parsing object {} of {}", index + 1, path.display()));
     items.into_iter().enumerate().map(parse_item).collect()
 }
 
@@ -99,7 +98,9 @@ mod tests {
         let inventory = r#"{"memory": null, "cpus": [{"model": null, "cores": 4, "flags": ["a"]}], "tpm": null}"#;
         assert_eq!(read(inventory).unwrap().cpus[0].cores, 4);
         assert_eq!(read("{id: m, hardware: {memory: 5}}").unwrap().memory, 5);
-        for (text, expected) in [("[]", "expected an object with"), ("{id: a}", "memory, cpus"), ("{disks: 5}", "disks")] {
+        for (text, expected) in
+            [("[]", "expected an object with"), ("{id: a}", "memory, cpus"), ("{disks: 5}", "disks")]
+        {
             let error = format!("{:#}", read(text).unwrap_err());
             assert!(error.contains(expected), "{error}");
         }

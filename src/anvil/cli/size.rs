@@ -103,8 +103,10 @@ fn validate(all: &[sizes::Size], format: Format) -> Result<()> {
     if !faults.is_empty() {
         bail!("{}", faults.join("; "));
     }
-    let notes: Vec<String> =
-        all.iter().flat_map(|size| sizes::notes(size).into_iter().map(|note| format!("{:?}: {note}", size.id))).collect();
+    let notes: Vec<String> = all
+        .iter()
+        .flat_map(|size| sizes::notes(size).into_iter().map(|note| format!("{:?}: {note}", size.id)))
+        .collect();
     match format {
         Format::Json => print_json(&serde_json::json!({ "valid": all.len(), "notes": notes })),
         Format::Table => {

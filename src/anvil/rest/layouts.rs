@@ -5,9 +5,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
 
-use super::{
-    Answer, Body, Rules, create_entity, list_entities, remove_entity, sentence, show_entity, update_entity,
-};
+use super::{Answer, Body, Rules, create_entity, list_entities, remove_entity, sentence, show_entity, update_entity};
 use crate::anvil::layouts;
 use crate::anvil::refusal::Refusal;
 use crate::anvil::state::Anvil;

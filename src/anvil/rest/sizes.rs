@@ -5,9 +5,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use time::OffsetDateTime;
 
-use super::{
-    Answer, Body, Rules, create_entity, list_entities, remove_entity, sentence, show_entity, update_entity,
-};
+use super::{Answer, Body, Rules, create_entity, list_entities, remove_entity, sentence, show_entity, update_entity};
 use crate::anvil::machines::judge_sizes;
 use crate::anvil::refusal::Refusal;
 use crate::anvil::sizes::{Size, SizeFault, overlap, validate};

@@ -151,8 +151,7 @@ mod tests {
         )
         .unwrap();
         let ranges: Vec<(u64, u64)> = size.constraints.iter().map(|c| (c.min, c.max)).collect();
-        let expected =
-            [(1, 4), (8_053_063_680, 8_589_934_592), (800_000_000_000, 1_099_511_627_776), (8, 8)];
+        let expected = [(1, 4), (8_053_063_680, 8_589_934_592), (800_000_000_000, 1_099_511_627_776), (8, 8)];
         assert_eq!(ranges, expected);
     }
 

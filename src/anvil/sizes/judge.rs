@@ -171,7 +171,8 @@ impl Constraint {
             return None;
         }
         let which = if self.identifier.is_empty() { String::new() } else { format!(" {}", self.identifier) };
-        let mut reason = format!("{}{which}: expected {}, found {}", self.kind.as_str(), self.range(), self.amount(sum));
+        let mut reason =
+            format!("{}{which}: expected {}, found {}", self.kind.as_str(), self.range(), self.amount(sum));
         if covered.is_empty() && !all.is_empty() {
             reason.push_str(&format!(" (it matches none of {})", texts(&all)));
         }
@@ -303,7 +304,10 @@ mod tests {
         assert_eq!((judged(16).id, judged(16).matching.len()), (None, 0), "case V");
         let empty = judge(&[size("empty", vec![])], &small_machine(1), Matching::Strict);
         assert_eq!(empty.to_string(), "no size matches; empty: has no constraints", "case W");
-        assert_eq!(judge(&[], &small_machine(1), Matching::Strict).to_string(), "no size matches, since there are none");
+        assert_eq!(
+            judge(&[], &small_machine(1), Matching::Strict).to_string(),
+            "no size matches, since there are none"
+        );
     }
 
     #[test]
@@ -352,7 +356,9 @@ mod tests {
     fn the_first_obstacle_of_each_size_is_told() {
         let first = |constraints| miss(&size("x", constraints), &gpu_server(), Matching::Strict).unwrap();
         let rest = || vec![memory(1000, 1100), storage(8000, 9000, "")];
-        let cases: Vec<(Vec<Constraint>, Option<usize>, Option<&str>, &str)> = vec![
+        /// Constraints, and what is told: the constraint's index, the device, the beginning of the reason.
+        type Case = (Vec<Constraint>, Option<usize>, Option<&'static str>, &'static str);
+        let cases: Vec<Case> = vec![
             (vec![cores(1, 4, ""), memory(0, 8)], Some(0), None, "cores: expected 1 to 4, found 56"),
             (
                 vec![cores(56, 56, ""), memory(0, 8)],
@@ -366,7 +372,12 @@ mod tests {
                 None,
                 "gpu H100*: expected 8, found 0 (it matches none of 8 \"GH100 [H100 SXM5 80GB]\")",
             ),
-            ([vec![cores(56, 56, "")], rest()].concat(), None, Some(H100), "no constraint covers gpu GH100 [H100 SXM5 80GB]"),
+            (
+                [vec![cores(56, 56, "")], rest()].concat(),
+                None,
+                Some(H100),
+                "no constraint covers gpu GH100 [H100 SXM5 80GB]",
+            ),
             (
                 vec![cores(56, 56, ""), storage(7000, 9000, "/dev/nvme*")],
                 None,
@@ -380,7 +391,12 @@ mod tests {
                 "no constraint covers storage /dev/sda",
             ),
             (vec![memory(1000, 1100)], None, Some(XEON), "no constraint covers cores Intel(R) Xeon(R) Gold"),
-            (vec![constraint(Kind::Other("nvram".into()), 0, 1, "")], Some(0), None, "constraint type \"nvram\" is unknown"),
+            (
+                vec![constraint(Kind::Other("nvram".into()), 0, 1, "")],
+                Some(0),
+                None,
+                "constraint type \"nvram\" is unknown",
+            ),
         ];
         for (constraints, constraint, device, reason) in cases {
             let miss = first(constraints);

@@ -96,7 +96,9 @@ pub fn notes(size: &Size) -> Vec<String> {
         let has_set = identifier.replace("\\[", "").contains('[');
         match constraint.kind {
             Kind::Gpu if has_set => {
-                notes.push(format!("{at}: brackets are a set of characters; for the brackets of a model write \\[ and \\]"));
+                notes.push(format!(
+                    "{at}: brackets are a set of characters; for the brackets of a model write \\[ and \\]"
+                ));
             }
             Kind::Storage if !identifier.is_empty() && !identifier.contains('/') && !has_set => {
                 notes.push(format!("{at}: matches no disk, since their names begin with /dev/"));
