@@ -1,22 +1,30 @@
 //! Phase network: links up, LLDP listening on all of them, an address.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use time::OffsetDateTime;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::Agent;
 use super::init::Identity;
 use super::register::Told;
 use crate::VERSION;
-use crate::net::links::Netlink;
+use crate::net::links::{EthernetLink, Netlink};
 use crate::net::lldp::{self, Lldp, LldpMode, Neighbours, REQUIREMENT_LIMIT, check_requirement};
-use crate::net::{self, Online};
+use crate::net::{self, AbortOnDrop, Online};
+use crate::sys::roots::Roots;
+
+/// How often links are looked for that were not there at first.
+const LINK_PERIOD: Duration = Duration::from_secs(5);
 
 /// The network in use, and what is heard on its links.
 pub(crate) struct Connected {
     pub online: Online,
     /// Absent when it is switched off, or links could not be listed.
-    pub lldp: Option<Lldp>,
+    pub lldp: Option<Arc<Lldp>>,
+    _late_links: Option<AbortOnDrop>,
     /// What of it the control plane knows.
     pub told: Told,
     mode: LldpMode,
@@ -25,15 +33,7 @@ pub(crate) struct Connected {
 impl Connected {
     /// Who is heard on the links now.
     pub(crate) fn neighbours(&self) -> Neighbours {
-        self.lldp.as_ref().map(Lldp::neighbours).unwrap_or_default()
-    }
-
-    /// Returns when somebody is heard of whom the control plane was not told.
-    pub(crate) async fn untold_neighbours(&self) {
-        let Some(lldp) = &self.lldp else { return std::future::pending().await };
-        while self.told.has_all(&lldp.neighbours()) {
-            lldp.changed().await;
-        }
+        self.lldp.as_ref().map(|lldp| lldp.neighbours()).unwrap_or_default()
     }
 
     /// Whether the machine may register: with LLDP required it takes two links that lead to two switches.
@@ -65,12 +65,31 @@ pub(crate) async fn run(agent: &Agent, identity: &Identity) -> Connected {
     if let Some(lldp) = &lldp {
         lldp.set_ip(online.network().address.addr().into());
     }
-    Connected { online, lldp, told: Told::default(), mode }
+    let late_links =
+        lldp.as_ref().map(|lldp| AbortOnDrop(tokio::spawn(follow_links(agent.roots.clone(), Arc::clone(lldp)))));
+    Connected { online, lldp, _late_links: late_links, told: Told::default(), mode }
 }
 
-async fn start_lldp(agent: &Agent, identity: &Identity) -> Option<Lldp> {
-    let links = async { Netlink::open()?.apply_ethernet_up().await };
-    match links.await {
+/// Some drivers need longer to start than the network takes.
+async fn follow_links(roots: Roots, lldp: Arc<Lldp>) {
+    loop {
+        tokio::time::sleep(LINK_PERIOD).await;
+        match links_up().await {
+            Ok(links) => {
+                let new = lldp.add_links(&links);
+                lldp::silence_firmware(&roots, &new).await;
+            }
+            Err(error) => debug!(error = format!("{error:#}"), "looking for new links failed"),
+        }
+    }
+}
+
+async fn links_up() -> Result<Vec<EthernetLink>> {
+    Netlink::open().context("opening rtnetlink")?.apply_ethernet_up().await
+}
+
+async fn start_lldp(agent: &Agent, identity: &Identity) -> Option<Arc<Lldp>> {
+    match links_up().await {
         Ok(links) => {
             let identity = lldp::Identity {
                 uuid: Some(identity.uuid),
@@ -80,7 +99,7 @@ async fn start_lldp(agent: &Agent, identity: &Identity) -> Option<Lldp> {
             };
             let lldp = Lldp::start(&links, identity);
             lldp::silence_firmware(&agent.roots, &links).await;
-            Some(lldp)
+            Some(Arc::new(lldp))
         }
         Err(error) => {
             warn!(error = format!("{error:#}"), "going on without LLDP");

@@ -18,7 +18,7 @@ use crate::VERSION;
 use crate::api::event::ProvisioningEvent;
 use crate::api::grpc::{BootServiceRegisterRequest, MachineNic};
 use crate::inventory::Inventory;
-use crate::net::lldp::{Neighbour, Neighbours};
+use crate::net::lldp::{Lldp, Neighbour, Neighbours};
 
 /// From the first neighbour that was not told to telling it: switches send every 10 s.
 const SETTLE: Duration = Duration::from_secs(10);
@@ -59,7 +59,7 @@ pub(crate) async fn run(
             return Err(failure).context("registering this machine");
         }
     };
-    connected.told.add(&heard);
+    connected.told.set(&heard);
     info!(size = answer.size, partition = answer.partition_id, "registered");
     let machine = session.rest.machine(&identity.id()).await?;
     let Some(allocation) = &machine.allocation else { return Ok(Known::Fresh) };
@@ -90,26 +90,49 @@ pub(crate) fn follow_neighbours<'a>(
     let mut boot = session.boot.clone();
     let partition = session.config.partition.clone();
     async move {
-        loop {
-            connected.untold_neighbours().await;
-            // Cables that are plugged in together are told together.
-            tokio::time::sleep(SETTLE).await;
-            let heard = connected.neighbours();
-            match boot.register(request(facts, identity, &partition, &heard)).await {
-                Ok(answer) => {
-                    connected.told.add(&heard);
-                    info!(size = answer.size, "registered again, with the neighbours that were heard since");
-                }
-                Err(failure) => {
-                    // What is refused once is refused again; what was not reached may be later.
-                    if !failure.is_transient() {
-                        connected.told.add(&heard);
-                    }
-                    warn!(error = failure.to_string(), "the neighbours that were heard since could not be registered");
-                }
+        let Some(lldp) = &connected.lldp else { return std::future::pending().await };
+        let register = async |heard: &Neighbours| match boot.register(request(facts, identity, &partition, heard)).await
+        {
+            Ok(answer) => {
+                info!(size = answer.size, "registered again, with the neighbours that were heard since");
+                Telling::Heard
             }
-            tokio::time::sleep(BETWEEN_REGISTRATIONS).await;
+            Err(failure) => {
+                warn!(error = failure.to_string(), "the neighbours that were heard since could not be registered");
+                if failure.is_transient() { Telling::NotReached } else { Telling::Heard }
+            }
+        };
+        tell_late_neighbours(lldp, &connected.told, register).await
+    }
+}
+
+/// How telling the control plane ended.
+enum Telling {
+    /// It knows now. What it refuses once it refuses again, so a refusal counts, too.
+    Heard,
+    NotReached,
+}
+
+async fn tell_late_neighbours(
+    lldp: &Lldp,
+    told: &Told,
+    mut tell: impl AsyncFnMut(&Neighbours) -> Telling,
+) -> Infallible {
+    loop {
+        while !told.is_less_than(&lldp.neighbours()) {
+            lldp.changed().await;
         }
+        // Cables that are plugged in together are told together.
+        tokio::time::sleep(SETTLE).await;
+        let heard = lldp.neighbours();
+        if !told.is_less_than(&heard) {
+            continue;
+        }
+        match tell(&heard).await {
+            Telling::Heard => told.set(&heard),
+            Telling::NotReached => {}
+        }
+        tokio::time::sleep(BETWEEN_REGISTRATIONS).await;
     }
 }
 
@@ -149,14 +172,16 @@ pub(crate) struct Told(Mutex<BTreeSet<Cable>>);
 type Cable = (String, String, String);
 
 impl Told {
-    fn add(&self, heard: &Neighbours) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(cables(heard));
+    fn set(&self, heard: &Neighbours) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = cables(heard).collect();
     }
 
-    /// Whether all of these have been told. Cables that are gone are nothing to tell.
-    pub(crate) fn has_all(&self, heard: &Neighbours) -> bool {
+    /// Whether there is more to tell, and nothing less: a switch that went silent for a while must not be taken away
+    /// from the control plane, which would think that the machine was moved.
+    fn is_less_than(&self, heard: &Neighbours) -> bool {
         let told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        cables(heard).all(|cable| told.contains(&cable))
+        let heard: BTreeSet<Cable> = cables(heard).collect();
+        heard.len() > told.len() && heard.is_superset(&told)
     }
 }
 
@@ -180,7 +205,7 @@ mod tests {
             port_description: Some("Ethernet8".into()),
             system_name: Some("leaf01".into()),
             system_description: Some("SONiC".into()),
-            time_to_live: Duration::from_secs(120),
+            time_to_live: Duration::from_secs(600),
             others: Vec::new(),
         }
     }
@@ -205,16 +230,64 @@ mod tests {
         assert_eq!(wire_neighbours(&heard(&[("eth0", "Eth1/3")]))["eth0"], [expected]);
     }
 
-    #[test]
-    fn only_new_cables_are_news() {
+    /// Seconds from the start, and how many links were told then.
+    type Tellings = Mutex<Vec<(u64, usize)>>;
+
+    #[tokio::test(start_paused = true)]
+    async fn late_neighbours_are_told_together_and_not_too_often() {
+        let identity = crate::net::lldp::Identity {
+            uuid: None,
+            ip: None,
+            version: String::new(),
+            started: time::OffsetDateTime::UNIX_EPOCH,
+        };
+        let lldp = Lldp::start(&[], identity);
         let told = Told::default();
-        assert!(told.has_all(&Neighbours::new()));
+        lldp.hear("eth0", neighbour("p0"));
+        told.set(&lldp.neighbours());
+        let started = tokio::time::Instant::now();
+        let tellings = Tellings::default();
+        let tell = async |heard: &Neighbours| {
+            let mut tellings = tellings.lock().unwrap();
+            tellings.push((started.elapsed().as_secs(), heard.len()));
+            // The second time the control plane is away.
+            if tellings.len() == 2 { Telling::NotReached } else { Telling::Heard }
+        };
+        let cabling = async {
+            let after = |seconds| tokio::time::sleep_until(started + Duration::from_secs(seconds));
+            after(5).await;
+            lldp.hear("eth1", neighbour("p1"));
+            after(9).await;
+            lldp.hear("eth2", neighbour("p2"));
+            after(30).await;
+            lldp.hear("eth3", neighbour("p3"));
+            after(200).await;
+            lldp.hear("eth1", Neighbour { time_to_live: Duration::ZERO, ..neighbour("p1") });
+            lldp.hear("eth4", neighbour("p4"));
+            after(300).await;
+            lldp.hear("eth1", neighbour("p1"));
+            after(400).await;
+        };
+        tokio::select! {
+            never = tell_late_neighbours(&lldp, &told, tell) => match never {},
+            () = cabling => {}
+        }
+        // 5 + 10 for the first two; 60 + 10 later the third, in vain, and again 60 + 10 later. While one is silent
+        // nothing is told.
+        assert_eq!(*tellings.lock().unwrap(), [(15, 3), (85, 4), (155, 4), (310, 5)]);
+    }
+
+    #[test]
+    fn only_more_cables_are_news() {
+        let told = Told::default();
+        assert!(!told.is_less_than(&Neighbours::new()));
         let first = heard(&[("eth0", "p1"), ("eth1", "p1")]);
-        assert!(!told.has_all(&first));
-        told.add(&first);
-        assert!(told.has_all(&first));
-        assert!(told.has_all(&heard(&[("eth1", "p1")])), "a cable that is gone");
-        assert!(!told.has_all(&heard(&[("eth0", "p1"), ("eth0", "p2")])), "another port on a known link");
-        assert!(!told.has_all(&heard(&[("eth2", "p1")])), "a known port on another link");
+        assert!(told.is_less_than(&first));
+        told.set(&first);
+        assert!(!told.is_less_than(&first));
+        assert!(!told.is_less_than(&heard(&[("eth1", "p1")])), "a cable that is gone");
+        assert!(!told.is_less_than(&heard(&[("eth1", "p1"), ("eth2", "p1")])), "a cable that was moved");
+        assert!(told.is_less_than(&heard(&[("eth0", "p1"), ("eth0", "p2"), ("eth1", "p1")])), "another port on a link");
+        assert!(told.is_less_than(&heard(&[("eth0", "p1"), ("eth1", "p1"), ("eth2", "p1")])), "another link");
     }
 }

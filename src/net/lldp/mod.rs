@@ -131,9 +131,10 @@ impl Lldp {
         Self { shared, started: Instant::now(), tasks: Mutex::new(BTreeMap::new()) }
     }
 
-    /// Also runs on these links; those it runs on already stay as they are.
-    pub fn add_links(&self, links: &[EthernetLink]) {
+    /// Also runs on these links; those it runs on already stay as they are. Returns those that are new.
+    pub fn add_links(&self, links: &[EthernetLink]) -> Vec<EthernetLink> {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut added = Vec::new();
         for link in links {
             if tasks.contains_key(&link.index) {
                 continue;
@@ -142,10 +143,19 @@ impl Lldp {
                 Ok(socket) => {
                     let task = tokio::spawn(run_on_link(link.clone(), socket, Arc::clone(&self.shared)));
                     tasks.insert(link.index, AbortOnDrop(task));
+                    added.push(link.clone());
                 }
                 Err(error) => warn!(link = %link.name, error = format!("{error:#}"), "no LLDP on this link"),
             }
         }
+        added
+    }
+
+    /// As if this neighbour had been heard on a link of this name.
+    #[cfg(test)]
+    pub(crate) fn hear(&self, link: &str, neighbour: Neighbour) {
+        let mac = crate::api::mac::Mac([2, 0, 0, 0, 0, 1]);
+        note(&EthernetLink { index: 2, name: link.to_owned(), mac }, neighbour, &self.shared);
     }
 
     /// From the next frame on tells this address.
@@ -294,10 +304,6 @@ mod tests {
         Lldp::idle(Identity { uuid: None, ip: None, version: String::new(), started: OffsetDateTime::UNIX_EPOCH })
     }
 
-    fn link(name: &str) -> EthernetLink {
-        EthernetLink { index: 2, name: name.into(), mac: crate::api::mac::Mac([2, 0, 0, 0, 0, 1]) }
-    }
-
     fn neighbour(port: &str, ttl_s: u64) -> Neighbour {
         Neighbour {
             chassis_id: "02:00:00:00:00:09".into(),
@@ -319,21 +325,21 @@ mod tests {
             lldp.neighbours().into_iter().map(|(link, neighbours)| (link, neighbours.len())).collect()
         };
         for _ in 0..2 {
-            note(&link("eth0"), neighbour("p1", 20), &lldp.shared);
-            note(&link("eth1"), neighbour("p1", 10), &lldp.shared);
+            lldp.hear("eth0", neighbour("p1", 20));
+            lldp.hear("eth1", neighbour("p1", 10));
         }
-        note(&link("eth0"), neighbour("p2", 20), &lldp.shared);
+        lldp.hear("eth0", neighbour("p2", 20));
         assert_eq!(ports(&lldp), [("eth0".to_owned(), 2), ("eth1".to_owned(), 1)]);
-        note(&link("eth0"), neighbour("p2", 0), &lldp.shared);
+        lldp.hear("eth0", neighbour("p2", 0));
         tokio::time::advance(Duration::from_secs(15)).await;
         assert_eq!(ports(&lldp), [("eth0".to_owned(), 1)]);
     }
 
     /// Two switches are heard, on two links.
     fn note_pair(lldp: &Lldp) {
-        note(&link("eth0"), neighbour("p1", 120), &lldp.shared);
+        lldp.hear("eth0", neighbour("p1", 120));
         let other = Neighbour { chassis_id: "02:00:00:00:00:0a".into(), ..neighbour("p1", 120) };
-        note(&link("eth1"), other, &lldp.shared);
+        lldp.hear("eth1", other);
     }
 
     #[tokio::test(start_paused = true)]
@@ -365,7 +371,7 @@ mod tests {
             sleep(Duration::from_secs(3)).await;
             note_pair(&lldp);
             sleep(Duration::from_secs(9)).await;
-            note(&link("eth2"), neighbour("p7", 120), &lldp.shared);
+            lldp.hear("eth2", neighbour("p7", 120));
         };
         let (met, ()) = tokio::join!(lldp.wait_for_requirement(LldpMode::Required, REQUIREMENT_LIMIT), came);
         assert_eq!((met, lldp.started.elapsed().as_secs()), (Ok(()), 13));
