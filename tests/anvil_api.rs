@@ -274,6 +274,163 @@ async fn refusals_have_the_usual_body_and_name_the_field() {
     server.stop().await;
 }
 
+/// Section 5 of the contract: what is refused, and how.
+#[tokio::test]
+async fn sizes_are_checked_before_they_are_stored() {
+    let server = Server::start().await;
+    drop(server.rest(Role::View));
+    let memory = r#"{"type": "memory", "min": 1, "max": 9}"#;
+    let with = |more: &str| format!(r#"{{"id": "b", "constraints": [{memory}, {more}]}}"#);
+    let cases = [
+        (r#"{"id": ""}"#.to_owned(), 400, "id: expected"),
+        (r#"{"id": "unknown"}"#.to_owned(), 400, "id: expected"),
+        (with(r#"{"type": "cores", "min": 2, "max": 1}"#), 422, "max 1 is less than min 2"),
+        (with(r#"{"type": "storage", "max": 1, "identifier": "a["}"#), 422, "no valid pattern"),
+        (with(r#"{"type": "gpu", "max": 1}"#), 422, "identifier is missing"),
+        (with(memory), 422, "at most one of type memory, found 2"),
+        (with(r#"{"type": "cores", "max": 1}, {"type": "cores", "max": 2}"#), 422, "at most one of type cores"),
+        (
+            r#"{"id": "b", "constraints": [{"type": "memory", "max": 1, "identifier": "x"}]}"#.to_owned(),
+            422,
+            "memory takes",
+        ),
+        (with(r#"{"type": "nvram", "max": 1}"#), 422, "type: expected cores, memory, storage or gpu"),
+        (r#"{"id": "b", "constraints": [{"type": "memory", "max": "1TiB"}]}"#.to_owned(), 400, "constraints[0].max"),
+        (format!(r#"{{"id": "b", "constraints": [{memory}]}}"#), 400, "size \"b\" overlaps with \"a\""),
+    ];
+    let first = format!(r#"{{"id": "a", "constraints": [{memory}]}}"#);
+    for (method, expected) in [("PUT", 201), ("PUT", 409), ("POST", 200)] {
+        let headers = signed(&server, Role::Admin, method, time::Duration::ZERO);
+        assert_eq!(call(&server, method, "/v1/size", &headers, &first).await.0, expected, "{method}");
+    }
+    for (body, expected_status, expected) in cases {
+        let headers = signed(&server, Role::Admin, "PUT", time::Duration::ZERO);
+        let (status, answer) = call(&server, "PUT", "/v1/size", &headers, &body).await;
+        assert_eq!(status, expected_status, "{body}: {}", answer.message);
+        assert!(answer.message.contains(expected), "{expected}: {}", answer.message);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_change_of_sizes_reaches_the_machines_that_nobody_has() {
+    const TAKEN: &str = "00000000-0000-4000-8000-000000000002";
+    let server = Server::start().await;
+    add_offer(&server).await;
+    let (view, admin) = (server.rest(Role::View), server.rest(Role::Admin));
+    let mut boot = server.boot_service().await;
+    for id in [MACHINE, TAKEN] {
+        boot.register(register_request(id)).await.unwrap();
+    }
+    let request = drophammer::api::rest::AllocateRequest { uuid: Some(TAKEN.into()), ..allocate_request() };
+    let _: Machine = server.rest(Role::Edit).post("/v1/machine/allocate", &request).await.unwrap();
+    let size_of = async |id: &str| {
+        let machine: Machine = view.get(&format!("/v1/machine/{id}")).await.unwrap();
+        (machine.size.unwrap().id, machine.description)
+    };
+    let verdict =
+        async || -> serde_json::Value { view.get(&format!("/v1/machine/{MACHINE}/size-match")).await.unwrap() };
+    assert_eq!(size_of(MACHINE).await, ("small".into(), String::new()));
+    assert_eq!(verdict().await, serde_json::json!({ "id": "small", "matching": ["small"], "misses": [] }));
+
+    // The machine has 8 GiB on /dev/vda.
+    let narrow = serde_json::json!({ "id": "small", "constraints": [
+        { "type": "cores", "min": 1, "max": 4 }, { "type": "memory", "max": 4_u64 << 30 },
+        { "type": "storage", "min": 1, "max": 1_u64 << 30, "identifier": "/dev/vd*" }] });
+    let _: serde_json::Value = admin.post("/v1/size", &narrow).await.unwrap();
+    let (size, description) = size_of(MACHINE).await;
+    assert_eq!(size, "unknown");
+    assert!(
+        description.starts_with("size unknown: no size matches; small: storage /dev/vd*: expected 1 to"),
+        "{description}"
+    );
+    assert_eq!(size_of(TAKEN).await.0, "small", "allocated machines keep theirs");
+    let judged = verdict().await;
+    assert_eq!((&judged["id"], &judged["misses"][0]["constraint"]), (&serde_json::Value::Null, &2.into()), "{judged}");
+
+    let wide = serde_json::json!({ "id": "wide", "constraints": [
+        { "type": "cores", "max": 64 }, { "type": "memory", "max": 4_u64 << 30 }, { "type": "storage", "max": 1_u64 << 40 }] });
+    let _: serde_json::Value = admin.put("/v1/size", &wide).await.unwrap();
+    assert_eq!(size_of(MACHINE).await, ("wide".into(), String::new()));
+    let _: serde_json::Value = admin.delete("/v1/size/wide").await.unwrap();
+    assert_eq!(size_of(MACHINE).await.0, "unknown");
+    assert_eq!(size_of(TAKEN).await.0, "small");
+
+    let freed: Machine = server.rest(Role::Edit).delete(&format!("/v1/machine/{TAKEN}/free")).await.unwrap();
+    assert_eq!(freed.size.unwrap().id, "unknown", "and a freed one follows");
+    let missing = view.get::<serde_json::Value>("/v1/machine/x/size-match").await.unwrap_err().to_string();
+    assert!(missing.contains("no machine with id"), "{missing}");
+    server.stop().await;
+}
+
+/// A registration of eight H100.
+fn gpu_server(id: &str) -> grpc::BootServiceRegisterRequest {
+    let mut request = register_request(id);
+    let gpu = grpc::MachineGpu { vendor: "NVIDIA Corporation".into(), model: "GH100 [H100 SXM5 80GB]".into() };
+    request.hardware.as_mut().unwrap().gpus = vec![gpu; 8];
+    request
+}
+
+#[tokio::test]
+async fn gpus_register_by_their_marketing_names_unless_sizes_are_strict() {
+    for (strict, expected) in [(false, "g1"), (true, "unknown")] {
+        let server = Server::start_with(&format!("sizes: {{strict: {strict}}}")).await;
+        let size = serde_json::json!({ "id": "g1", "constraints": [
+            { "type": "cores", "max": 64 }, { "type": "memory", "max": 4_u64 << 30 }, { "type": "storage", "max": 1_u64 << 40 },
+            { "type": "gpu", "min": 8, "max": 8, "identifier": "H100*" }] });
+        let _: serde_json::Value = server.rest(Role::Admin).put("/v1/size", &size).await.unwrap();
+        let registered = server.boot_service().await.register(gpu_server(MACHINE)).await.unwrap().into_inner();
+        assert_eq!(registered.size, expected);
+        server.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn other_rules_for_sizes_hold_for_known_machines_from_the_next_start_on() {
+    let server = Server::start().await;
+    let size = serde_json::json!({ "id": "g1", "constraints": [
+        { "type": "cores", "max": 64 }, { "type": "memory", "max": 4_u64 << 30 }, { "type": "storage", "max": 1_u64 << 40 },
+        { "type": "gpu", "min": 8, "max": 8, "identifier": "H100*" }] });
+    let _: serde_json::Value = server.rest(Role::Admin).put("/v1/size", &size).await.unwrap();
+    let registered = server.boot_service().await.register(gpu_server(MACHINE)).await.unwrap().into_inner();
+    assert_eq!(registered.size, "g1");
+    let (mut config, endpoints) = (server.anvil.config.clone(), server.anvil.endpoints);
+    let _dir = server.stop().await;
+    config.sizes.strict = true;
+    let anvil = drophammer::anvil::state::Anvil::open(config, endpoints).unwrap();
+    let machine = anvil.store.run(|tx| tx.expect_machine(MACHINE)).await.unwrap();
+    assert_eq!(machine.size, "unknown");
+}
+
+/// The agent does so while it waits, when neighbours come late.
+#[tokio::test]
+async fn a_waiting_machine_that_registers_again_goes_on_waiting() {
+    let server = Server::start().await;
+    add_offer(&server).await;
+    let mut boot = server.boot_service().await;
+    let mut events = server.event_service().await;
+    for event in ["PXE Booting", "Preparing", "Registering"] {
+        events.send(send(MACHINE, event, "")).await.unwrap();
+    }
+    boot.register(register_request(MACHINE)).await.unwrap();
+    events.send(send(MACHINE, "Waiting", "")).await.unwrap();
+    let mut stream = boot.wait(grpc::BootServiceWaitRequest { machine_id: MACHINE.into() }).await.unwrap().into_inner();
+
+    let mut again = register_request(MACHINE);
+    let neighbor = grpc::MachineNic { mac: "Eth1/3".into(), identifier: "Eth1/3".into(), ..Default::default() };
+    again.hardware.as_mut().unwrap().nics[0].neighbors = vec![neighbor];
+    boot.register(again).await.unwrap();
+    let machine: Machine = server.rest(Role::View).get(&format!("/v1/machine/{MACHINE}")).await.unwrap();
+    assert_eq!(machine.hardware.nics[0].neighbors[0].identifier, "Eth1/3");
+    assert_eq!(machine.events.log[0].event, "Waiting");
+    assert_eq!((machine.events.last_error_event, machine.events.crash_loop), (None, false));
+
+    let allocated: Machine = server.rest(Role::Edit).post("/v1/machine/allocate", &allocate_request()).await.unwrap();
+    assert_eq!(allocated.id, MACHINE, "it is still among those that wait");
+    assert!(stream.message().await.unwrap().is_none(), "and is told");
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn an_uploaded_image_is_stored_whole_with_its_digest() {
     let server = Server::start().await;

@@ -189,6 +189,92 @@ async fn refusals_are_status_1_and_one_sentence_wrong_calls_status_2() {
     assert!(status == 1 && text.contains("opening /nonexistent"), "{text}");
 }
 
+/// What the agent prints of a described machine is what sizes are matched on, as it is.
+#[test]
+fn an_inventory_is_hardware_for_sizes() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("nowhere");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/server-8-h100/inventory.json");
+    let inventory: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&golden).unwrap()).unwrap();
+    let sum = |list: &str, key: &str| -> u64 {
+        inventory[list].as_array().unwrap().iter().map(|item| item[key].as_u64().unwrap()).sum()
+    };
+    let text = format!(
+        "- id: h100
+  constraints:
+    - {{type: cores, min: {cores}, max: {cores}}}
+    - {{type: memory, min: \"1TiB\", max: 3TiB}}
+    - {{type: storage, min: {disks}, max: \"1PB\", identifier: /dev/*}}
+    - {{type: gpu, min: 8, max: 8, identifier: H100*}}
+- id: h200
+  constraints:
+    - {{type: cores, min: {cores}, max: {cores}}}
+    - {{type: memory, min: 1TiB, max: 3 TiB}}
+    - {{type: storage, max: 1PB}}
+    - {{type: gpu, min: 8, max: 8, identifier: H200*}}
+",
+        cores = sum("cpus", "cores"),
+        disks = sum("disks", "size"),
+    );
+    let sizes = write(&dir, "sizes.yaml", &text);
+    let hardware = golden.display().to_string();
+    let matched =
+        |more: &[&str]| anvil(&data, &[&["size", "match", "--sizes", &sizes, "--hardware", &hardware], more].concat());
+    let found = matched(&[]);
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "h100\n", "{}", String::from_utf8_lossy(&found.stderr));
+    let strict = matched(&["--strict"]);
+    let reason = String::from_utf8_lossy(&strict.stderr).into_owned();
+    assert_eq!((strict.status.code(), strict.stdout.is_empty()), (Some(1), true));
+    assert!(reason.contains("h100: gpu H100*: expected 8, found 0 (it matches none of 8 \"GH100 [H100"), "{reason}");
+
+    let bad = write(&dir, "bad.yaml", &text.replace("1PB", "1XB"));
+    let (status, reason) = refused(&data, &["size", "validate", &bad]);
+    let expected = "size \"h100\": constraints[2] (storage): max: expected a number of bytes or an amount such as 800GB or \
+                    1TiB, found \"1XB\"";
+    assert!(status == 1 && reason.contains(expected), "{reason}");
+}
+
+#[tokio::test]
+async fn a_machine_without_a_size_is_shown_with_the_reasons() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let server = Process::start(&data);
+    server.boot_service(&data).await.register(register_request(MACHINE)).await.unwrap();
+    let shown = ok(&data, &["machine", "show", MACHINE]);
+    assert!(shown.contains("no size matches, since there are none"), "{shown}");
+
+    let sizes = write(
+        &dir,
+        "sizes.yaml",
+        "- {id: big, constraints: [{type: cores, min: 8, max: 16}, {type: memory, min: 16GiB, max: 32GiB}]}
+- {id: diskless, constraints: [{type: cores, min: 1, max: 4}, {type: memory, max: 4GiB}]}
+",
+    );
+    ok(&data, &["size", "add", &sizes]);
+    let shown = ok(&data, &["machine", "show", MACHINE]);
+    let expected =
+        "no size matches\n  big: cores: expected 8 to 16, found 2\n  diskless: no constraint covers storage /dev/vda\n";
+    assert!(shown.ends_with(expected), "{shown}");
+    let machine = json(&data, &["machine", "show", MACHINE]);
+    assert_eq!(
+        (&machine["size"]["id"], &machine["size_match"]["misses"][1]["device"]),
+        (&"unknown".into(), &"/dev/vda".into())
+    );
+
+    let fits = write(
+        &dir,
+        "small.json",
+        r#"{"id": "small", "constraints": [{"type": "cores", "max": 4},
+        {"type": "memory", "max": "4GiB"}, {"type": "storage", "max": "1TB", "identifier": "/dev/vd*"}]}"#,
+    );
+    assert_eq!(json(&data, &["size", "add", &fits])[0]["constraints"][1]["max"], 4_294_967_296_u64);
+    let machine = json(&data, &["machine", "show", MACHINE]);
+    assert_eq!((&machine["size"]["id"], machine.get("size_match")), (&"small".into(), None));
+    let hardware = write(&dir, "machine.json", &machine.to_string());
+    let all = write(&dir, "all.json", &ok(&data, &["size", "list", "--format", "json"]));
+    assert_eq!(ok(&data, &["size", "match", "--sizes", &all, "--hardware", &hardware]), "small\n");
+}
+
 #[test]
 fn sizes_and_layouts_are_matched_without_a_server() {
     let dir = tempfile::tempdir().unwrap();
@@ -217,6 +303,13 @@ fn sizes_and_layouts_are_matched_without_a_server() {
     let reason = String::from_utf8(none.stderr).unwrap();
     assert_eq!((none.status.code(), none.stdout.is_empty()), (Some(1), true));
     assert!(reason.contains("small: cores: expected 1 to 4, found 100"), "{reason}");
+
+    assert!(reason.contains("\n  big: cores: expected 5 to 64, found 100"), "one line a size: {reason}");
+    let args = ["size", "match", "--sizes", &sizes, "--hardware", &hardware(100), "--format", "json"];
+    let json = anvil(&data, &args);
+    assert_eq!(json.status.code(), Some(1));
+    let verdict: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!((&verdict["id"], &verdict["misses"][1]["size"]), (&serde_json::Value::Null, &"big".into()), "{verdict}");
 
     assert_eq!(ok(&data, &["size", "validate", &sizes]), "2 valid\n");
     let bad =

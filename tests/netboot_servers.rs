@@ -197,7 +197,7 @@ async fn ipxe_gets_a_script_whose_links_lead_to_kernel_and_initrd() {
     assert_eq!(
         lines[6],
         "boot kernel initrd=initrd0 console=${console},115200n8 console=ttyS0,115200n8 \
-         PIXIE_API_URL=http://10.1.0.5:4242/certs DEBUG=1"
+         PIXIE_API_URL=http://10.1.0.5:4242/certs drophammer.lldp=optional DEBUG=1"
     );
     let link = |line: &str| {
         let url = line.split_whitespace().find(|word| word.starts_with("http://")).unwrap();

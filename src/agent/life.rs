@@ -20,6 +20,7 @@ pub(crate) async fn live(agent: &Agent) -> Result<(Ending, String)> {
         clock::keep_trying(agent, &session, &network);
     }
     let facts = phase.or_stop("inventory", inventory::run(agent)).await?;
+    network.wait_for_switches().await?;
     register::announce(agent);
     let known =
         phase.or_retry("register", async || register::run(agent, &mut session, &network, &facts, &identity).await);
@@ -28,7 +29,9 @@ pub(crate) async fn live(agent: &Agent) -> Result<(Ending, String)> {
         register::Known::Reinstall(order) => order,
         register::Known::Fresh => {
             phase.or_stop("erase", erase::run(agent)).await?;
-            let waited = phase.or_stop("wait", async { Ok(wait::run(agent, &mut session, &identity.id()).await) });
+            let late = register::follow_neighbours(&session, &network, &facts, &identity);
+            let waited =
+                phase.or_stop("wait", async { Ok(wait::run(agent, &mut session, &identity.id(), late).await) });
             match waited.await? {
                 Waited::Order(order) => order,
                 Waited::Reboot(reason) => return Ok(hand_over::planned_reboot(agent, reason).await),

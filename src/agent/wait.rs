@@ -1,5 +1,6 @@
 //! Phase wait: until the machine is allocated.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -23,10 +24,17 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 
 /// Waits for ever, but for a planned reboot after one to two days, which brings newer agents and fresh inventories.
-pub(crate) async fn run(agent: &Agent, session: &mut Session, machine_id: &str) -> Waited {
+/// `beside` is what goes on meanwhile.
+pub(crate) async fn run(
+    agent: &Agent,
+    session: &mut Session,
+    machine_id: &str,
+    beside: impl Future<Output = Infallible>,
+) -> Waited {
     agent.events.send(ProvisioningEvent::Waiting, "waiting for allocation");
     tokio::select! {
         waited = until_allocated(agent, session, machine_id) => waited,
+        never = beside => match never {},
         () = tokio::time::sleep(DAY + random_part_of(DAY)) => Waited::Reboot("autoreboot after 24h".to_owned()),
     }
 }

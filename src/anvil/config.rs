@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::dns::DnsSettings;
 use super::netboot::config::{DhcpMode, DhcpSettings, TftpSettings};
 use super::ntp::NtpSettings;
+use super::sizes::Matching;
 use crate::api::rest::{DnsServer, NtpServer};
 
 /// Most DNS servers of a partition or machine.
@@ -31,6 +32,7 @@ pub struct Config {
     pub http_port: u16,
     pub grpc_port: u16,
     pub partition: PartitionConfig,
+    pub sizes: SizesConfig,
     pub dhcp: DhcpSettings,
     /// Absent, like the two below: not served.
     pub tftp: Option<TftpSettings>,
@@ -61,6 +63,20 @@ pub struct BootConfig {
     pub commandline: String,
 }
 
+/// How machines get their sizes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SizesConfig {
+    /// Match GPUs by metal-api's rules alone, without marketing names.
+    pub strict: bool,
+}
+
+impl SizesConfig {
+    pub fn matching(self) -> Matching {
+        if self.strict { Matching::Strict } else { Matching::WithMarketingNames }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -70,6 +86,7 @@ impl Default for Config {
             http_port: 4242,
             grpc_port: 50051,
             partition: PartitionConfig::default(),
+            sizes: SizesConfig::default(),
             dhcp: DhcpSettings::default(),
             tftp: None,
             dns: None,
@@ -271,6 +288,13 @@ ntp: {enabled: true}
             let error = format!("{:#}", parse_config(text).unwrap_err());
             assert!(error.contains(expected), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn sizes_know_marketing_names_unless_they_are_strict() {
+        assert_eq!(parse_config("http_port: 1").unwrap().sizes.matching(), Matching::WithMarketingNames);
+        assert_eq!(parse_config("sizes: {strict: true}").unwrap().sizes.matching(), Matching::Strict);
+        assert!(parse_config("sizes: {strickt: true}").is_err());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::config::PartitionConfig;
 use super::fsm::{self, Container, StoredEvent};
 use super::progress;
 use super::refusal::Refusal;
-use super::sizes::{self, Size};
+use super::sizes::{self, Matching, Size, Verdict};
 use super::state::{Anvil, Endpoints};
 use super::store::Tx;
 use crate::api::event::ProvisioningEvent;
@@ -255,6 +255,7 @@ pub fn register(
     request: &grpc::BootServiceRegisterRequest,
     hardware: &grpc::MachineHardware,
     bios: &grpc::MachineBios,
+    matching: Matching,
     now: OffsetDateTime,
 ) -> Result<Registered, Refusal> {
     let mut machine = match tx.machine(&request.uuid)? {
@@ -267,13 +268,7 @@ pub fn register(
         },
     };
     machine.hardware = hardware_from_wire(hardware);
-    let sizes = tx.all::<Size>()?;
-    let (size, fault) = match sizes::find(&sizes, &hardware_to_rest(&machine.hardware)) {
-        Ok(size) => (size.id.clone(), None),
-        Err(fault) => (sizes::UNKNOWN.to_owned(), Some(fault.to_string())),
-    };
-    machine.size = size;
-    machine.size_fault = fault;
+    set_size(&mut machine, &tx.all::<Size>()?, matching);
     machine.bios = rest::Bios { version: bios.version.clone(), vendor: bios.vendor.clone(), date: bios.date.clone() };
     machine.ipmi = request.ipmi.as_ref().map(ipmi_from_wire);
     machine.state.metal_hammer_version = request.metal_hammer_version.clone();
@@ -283,6 +278,44 @@ pub fn register(
     let container = tx.container(&machine.id)?;
     tx.put_container(&machine.id, &container)?;
     Ok(Registered { size: machine.size, partition: machine.partition })
+}
+
+/// Gives the machine the size that its hardware has. Returns whether anything is new.
+fn set_size(machine: &mut MachineRecord, sizes: &[Size], matching: Matching) -> bool {
+    let verdict = sizes::judge(sizes, &hardware_to_rest(&machine.hardware), matching);
+    let fault = verdict.id.is_none().then(|| verdict.to_string());
+    let size = verdict.id.unwrap_or_else(|| sizes::UNKNOWN.to_owned());
+    let is_new = machine.size != size || machine.size_fault != fault;
+    machine.size = size;
+    machine.size_fault = fault;
+    is_new
+}
+
+/// Judges the sizes of all machines anew that nobody has been given, after sizes or their rules changed. metal-api
+/// waits for the next registration instead. A machine that never registered stays without a size.
+pub fn judge_sizes(tx: &Tx<'_>, matching: Matching, now: OffsetDateTime) -> Result<(), Refusal> {
+    let sizes = tx.all::<Size>()?;
+    for mut machine in tx.machines()? {
+        if machine.size.is_empty() || machine.allocation.is_some() {
+            continue;
+        }
+        let before = machine.size.clone();
+        if !set_size(&mut machine, &sizes, matching) {
+            continue;
+        }
+        if machine.size != before {
+            let reason = machine.size_fault.as_deref();
+            tracing::info!(machine = %machine.id, %before, size = %machine.size, reason, "the machine's size changed");
+        }
+        machine.changed = now;
+        tx.put_machine(&machine)?;
+    }
+    Ok(())
+}
+
+/// Every size tried on what the machine registered with.
+pub fn size_verdict(tx: &Tx<'_>, machine: &MachineRecord, matching: Matching) -> Result<Verdict, Refusal> {
+    Ok(sizes::judge(&tx.all::<Size>()?, &hardware_to_rest(&machine.hardware), matching))
 }
 
 /// Sets or resets the flag of an open `Wait` call. Returns whether the machine is allocated.
@@ -342,8 +375,8 @@ pub fn abort_reinstall(
     Ok(boot_info)
 }
 
-/// Takes the allocation away.
-pub fn free(tx: &Tx<'_>, id: &str, now: OffsetDateTime) -> Result<(), Refusal> {
+/// Takes the allocation away. What happened to the sizes meanwhile shows now.
+pub fn free(tx: &Tx<'_>, id: &str, matching: Matching, now: OffsetDateTime) -> Result<(), Refusal> {
     let mut machine = tx.expect_machine(id)?;
     refuse_locked(&machine)?;
     let message = match machine.allocation.take() {
@@ -353,6 +386,9 @@ pub fn free(tx: &Tx<'_>, id: &str, now: OffsetDateTime) -> Result<(), Refusal> {
     machine.installed_image = None;
     machine.console_password = None;
     machine.tags.clear();
+    if !machine.size.is_empty() {
+        set_size(&mut machine, &tx.all::<Size>()?, matching);
+    }
     machine.changed = now;
     tx.put_machine(&machine)?;
     record_event(tx, id, StoredEvent { time: now, event: ProvisioningEvent::MachineReclaim, message }, None)
@@ -643,7 +679,51 @@ mod tests {
             let mut machine = MachineRecord::new("m", THEN);
             machine.state.value = "LOCKED".into();
             tx.put_machine(&machine)?;
-            assert!(matches!(free(tx, "m", THEN), Err(Refusal::Unprocessable(_))));
+            assert!(matches!(free(tx, "m", Matching::default(), THEN), Err(Refusal::Unprocessable(_))));
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn a_change_of_sizes_reaches_all_machines_that_nobody_has() {
+        use crate::anvil::sizes::{Constraint, Kind};
+        let store = Store::in_memory().unwrap();
+        let constraint = |kind, max| Constraint { kind, min: 0, max, ..Constraint::default() };
+        let size = |id: &str, max_memory| Size {
+            id: id.into(),
+            constraints: vec![constraint(Kind::Memory, max_memory), constraint(Kind::Cores, 8)],
+            ..Size::default()
+        };
+        let add = |tx: &Tx<'_>, id: &str, size: &str, allocated: bool| {
+            let mut machine = MachineRecord::new(id, THEN);
+            machine.size = size.into();
+            machine.hardware.memory = 4096;
+            machine.allocation = allocated.then(rest::Allocation::default);
+            tx.put_machine(&machine)
+        };
+        let size_of = |tx: &Tx<'_>, id: &str| tx.expect_machine(id).map(|machine| (machine.size, machine.size_fault));
+        with_tx(&store, |tx| {
+            add(tx, "free", sizes::UNKNOWN, false)?;
+            add(tx, "taken", "old", true)?;
+            add(tx, "never-registered", "", false)?;
+            tx.put(&size("a", 8192))?;
+            judge_sizes(tx, Matching::default(), THEN + Duration::seconds(1))?;
+            assert_eq!(size_of(tx, "free")?, ("a".into(), None));
+            assert_eq!(tx.expect_machine("free")?.changed, THEN + Duration::seconds(1));
+            assert_eq!(size_of(tx, "taken")?.0, "old", "allocated machines keep theirs");
+            assert_eq!(size_of(tx, "never-registered")?.0, "");
+
+            judge_sizes(tx, Matching::default(), THEN + Duration::seconds(2))?;
+            assert_eq!(tx.expect_machine("free")?.changed, THEN + Duration::seconds(1), "nothing has changed");
+
+            tx.put(&size("a", 1024))?;
+            judge_sizes(tx, Matching::default(), THEN)?;
+            let (unknown, fault) = size_of(tx, "free")?;
+            assert_eq!(unknown, sizes::UNKNOWN);
+            assert!(fault.unwrap().starts_with("no size matches; a: memory: expected 0 to 1024 bytes"));
+
+            free(tx, "taken", Matching::default(), THEN)?;
+            assert_eq!(size_of(tx, "taken")?.0, sizes::UNKNOWN, "a freed machine is of today's size");
             Ok(())
         });
     }

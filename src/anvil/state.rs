@@ -15,7 +15,7 @@ use super::ca::{Pki, ensure_pki};
 use super::config::Config;
 use super::images;
 use super::keys::{Keys, ensure_keys};
-use super::machines::Partition;
+use super::machines::{self, Partition};
 use super::progress::LiveProgress;
 use super::store::Store;
 use super::waiting::Waiters;
@@ -77,6 +77,9 @@ impl Anvil {
         let store = Store::open(&data.join("anvil.db"))?;
         let partition = Partition::from_config(&config.partition, endpoints);
         store.run_blocking(|tx| tx.put(&partition)).context("storing the partition")?;
+        store
+            .run_blocking(|tx| machines::judge_sizes(tx, config.sizes.matching(), OffsetDateTime::now_utc()))
+            .context("judging the sizes of machines by the configured rules")?;
         let images = data.join("images");
         images::sweep_uploads(&images)?;
         store

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::dhcp::{DhcpOptions, Lease, OfferSeen, find_offer};
 use super::links::{EthernetLink, Netlink};
-use super::lldp::{Identity, Lldp, Neighbour, Neighbours};
+use super::lldp::{Identity, Lldp, Neighbour, Neighbours, OtherTlv};
 use super::ntp::{Asked, ask_all, choose_answer, set_clock};
 use super::resolver::{Resolver, read_desk_name_servers};
 use crate::causes::with_causes;
@@ -73,6 +73,9 @@ pub struct LldpArgs {
     /// Stop after so long; without it at Ctrl-C. JSON is printed at the end
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub seconds: Option<u64>,
+    /// Also print what of the frames is not interpreted. JSON always has it
+    #[arg(long)]
+    pub debug: bool,
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
 }
@@ -144,7 +147,7 @@ pub async fn run_lldp(args: LldpArgs) -> Result<ExitCode> {
         }
     };
     tokio::select! {
-        shown = show_neighbours(&lldp, args.format) => shown?,
+        shown = show_neighbours(&lldp, &args) => shown?,
         () = stop => {}
     }
     let neighbours = lldp.neighbours();
@@ -155,19 +158,19 @@ pub async fn run_lldp(args: LldpArgs) -> Result<ExitCode> {
 }
 
 /// Prints every neighbour once, for ever.
-async fn show_neighbours(lldp: &Lldp, format: Format) -> Result<()> {
+async fn show_neighbours(lldp: &Lldp, args: &LldpArgs) -> Result<()> {
     let mut shown: Vec<(String, String, String)> = Vec::new();
     loop {
         // Several may arrive at once; looking again after a second catches all.
         let _ = timeout_at(Instant::now() + Duration::from_secs(1), lldp.changed()).await;
-        if format == Format::Json {
+        if args.format == Format::Json {
             continue;
         }
         for (link, neighbours) in lldp.neighbours() {
             for neighbour in neighbours {
                 let key = (link.clone(), neighbour.chassis_id.clone(), neighbour.port_id.clone());
                 if !shown.contains(&key) {
-                    print(&neighbour_as_text(&link, &neighbour))?;
+                    print(&neighbour_as_text(&link, &neighbour, args.debug))?;
                     shown.push(key);
                 }
             }
@@ -267,12 +270,15 @@ fn asked_as_json(asked: &[Asked]) -> Value {
     asked.iter().map(entry).collect()
 }
 
-fn neighbour_as_text(link: &str, neighbour: &Neighbour) -> String {
+fn neighbour_as_text(link: &str, neighbour: &Neighbour, debug: bool) -> String {
     let mut text = format!("{link}: chassis {}, port {}", neighbour.chassis_id, neighbour.port_id);
     for (name, value) in [("port description", &neighbour.port_description), ("system", &neighbour.system_name)] {
         if let Some(value) = value {
             text.push_str(&format!(", {name} {value}"));
         }
+    }
+    if debug {
+        text.extend(neighbour.others.iter().map(|tlv| format!("\n  {tlv}")));
     }
     text + "\n"
 }
@@ -290,10 +296,21 @@ fn neighbours_as_json(neighbours: &Neighbours) -> Value {
                 "port_description": neighbour.port_description,
                 "system_name": neighbour.system_name,
                 "system_description": neighbour.system_description,
+                "time_to_live_s": neighbour.time_to_live.as_secs(),
+                "others": neighbour.others.iter().map(other_as_json).collect::<Value>(),
             })
         }));
     }
     Value::Array(all)
+}
+
+fn other_as_json(tlv: &OtherTlv) -> Value {
+    json!({
+        "type": tlv.kind,
+        "organisation": tlv.organisation.map(|(organisation, _)| hex::encode(organisation)),
+        "subtype": tlv.organisation.map(|(_, subtype)| subtype),
+        "value": hex::encode(&tlv.value),
+    })
 }
 
 fn print_json(value: &Value) -> Result<()> {

@@ -6,6 +6,7 @@ pub mod chroot;
 pub mod clock;
 pub mod clock_state;
 pub mod ethtool;
+pub mod ethtool_flags;
 pub mod firmware;
 pub mod kexec;
 pub mod module;

@@ -36,12 +36,21 @@ pub struct Server {
 
 impl Server {
     pub async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// With these lines of YAML in its configuration.
+    pub async fn start_with(more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut config: Config = parse_config(
-            "{listen: 127.0.0.1, http_port: 0, grpc_port: 0,
-              partition: {id: lab, dns_servers: [{ip: 10.77.0.1}], ntp_servers: [{address: 10.77.0.1}],
-                          bootconfig: {commandline: 'console=ttyS0,115200n8'}}}",
-        )
+        let mut config: Config = parse_config(&format!(
+            "listen: 127.0.0.1
+http_port: 0
+grpc_port: 0
+partition: {{id: lab, dns_servers: [{{ip: 10.77.0.1}}], ntp_servers: [{{address: 10.77.0.1}}],
+             bootconfig: {{commandline: 'console=ttyS0,115200n8'}}}}
+{more}
+"
+        ))
         .unwrap();
         config.data = dir.path().join("data");
         let listeners = Listeners::bind(&config).await.unwrap();

@@ -38,7 +38,7 @@ def test_an_installed_machine_that_boots_the_agent_again_keeps_its_disk(rack, bu
     machine.wait_for_line("writ-ten$", timeout=120)
     machine.power_off()
     # Past anvil, which would send it to its disk.
-    line = f"console=ttyS0,115200n8 PIXIE_API_URL=http://{network.ADDRESS}:{HTTP_PORT}/certs"
+    line = f"console=ttyS0,115200n8 drophammer.lldp=optional PIXIE_API_URL=http://{network.ADDRESS}:{HTTP_PORT}/certs"
     machine.options = replace(
         machine.options, boot=Direct(DIST / "vmlinuz-cloud", DIST / "initramfs-cloud.img", line)
     )

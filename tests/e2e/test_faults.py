@@ -102,7 +102,7 @@ def test_a_power_cut_during_the_unpack_is_mended_by_the_next_boot(rack, large_bu
 
 
 def test_a_machine_without_dhcp_says_so_and_goes_on_when_it_comes(rack, busybox):
-    line = f"console=ttyS0,115200n8 PIXIE_API_URL=http://{ADDRESS}:{HTTP_PORT}/certs"
+    line = f"console=ttyS0,115200n8 drophammer.lldp=optional PIXIE_API_URL=http://{ADDRESS}:{HTTP_PORT}/certs"
     direct = Direct(DIST / "vmlinuz-cloud", DIST / "initramfs-cloud.img", line)
     machine = rack.add_machine(MachineOptions(boot=direct))
     machine.power_on()
@@ -115,7 +115,7 @@ def test_a_machine_without_dhcp_says_so_and_goes_on_when_it_comes(rack, busybox)
 def test_a_machine_waits_for_its_control_plane_and_says_so(rack):
     """No configuration, no API: with a static address, so that nothing else is missing."""
     url = f"http://{ADDRESS}:{HTTP_PORT}/certs"
-    line = f"console=ttyS0,115200n8 ip=10.77.0.50:::255.255.255.0::eth0:off PIXIE_API_URL={url}"
+    line = f"console=ttyS0,115200n8 ip=10.77.0.50:::255.255.255.0::eth0:off drophammer.lldp=optional PIXIE_API_URL={url}"
     direct = Direct(DIST / "vmlinuz-cloud", DIST / "initramfs-cloud.img", line)
     machine = rack.add_machine(MachineOptions(boot=direct))
     machine.power_on()

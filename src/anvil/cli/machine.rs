@@ -7,6 +7,8 @@ use clap::{Args, Subcommand};
 
 use super::connection::Connection;
 use super::{Format, print_json, table};
+use crate::anvil::client::Client;
+use crate::anvil::sizes::{UNKNOWN, Verdict};
 use crate::api::progress::{PhaseState, Progress};
 use crate::api::rest::{self, AllocateRequest, DnsServer, EventLog, NtpServer};
 use crate::sys::units::Bytes;
@@ -75,7 +77,7 @@ pub(super) async fn run(command: Machine, connection: &Connection, format: Forma
         }
         Machine::Show { id } => {
             let machine: rest::Machine = client.get(&machine_path(&id, "")).await?;
-            print_machine(&machine, format)
+            show(&machine, size_match(&client, &machine).await, format)
         }
         Machine::Allocate(allocate) => {
             let request = allocate_request(*allocate)?;
@@ -99,6 +101,32 @@ pub(super) async fn run(command: Machine, connection: &Connection, format: Forma
             }
         }
     }
+}
+
+/// What kept each size from being that of a machine without one. Servers other than anvil do not tell.
+async fn size_match(client: &Client, machine: &rest::Machine) -> Option<Verdict> {
+    if size_of(machine) != UNKNOWN {
+        return None;
+    }
+    client.get(&machine_path(&machine.id, "/size-match")).await.ok()
+}
+
+/// The machine, and beside what the API shows of it the reasons why it has no size.
+fn show(machine: &rest::Machine, size_match: Option<Verdict>, format: Format) -> Result<()> {
+    let Some(verdict) = size_match else { return print_machine(machine, format) };
+    if format == Format::Json {
+        let mut document = serde_json::to_value(machine).context("writing JSON")?;
+        document["size_match"] = serde_json::to_value(&verdict).context("writing JSON")?;
+        return print_json(&document);
+    }
+    let mut machine = machine.clone();
+    if machine.allocation.is_none() {
+        // It says the same in one line.
+        machine.description.clear();
+    }
+    print_machine(&machine, format)?;
+    super::print("")?;
+    super::print(&super::size::reasons(&verdict).join("\n  "))
 }
 
 fn machine_path(id: &str, rest: &str) -> String {

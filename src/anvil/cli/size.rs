@@ -6,9 +6,9 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 
 use super::connection::{Connection, segment};
-use super::documents::{read_list, read_one};
+use super::documents::{read_hardware, read_sizes};
 use super::{Format, print_json, table};
-use crate::anvil::sizes::{self, Constraint, Kind};
+use crate::anvil::sizes::{self, Constraint, Matching, Verdict};
 use crate::api::rest::Hardware;
 use crate::sys::units::Bytes;
 
@@ -25,13 +25,16 @@ pub(super) enum Size {
     List,
     /// Remove a size
     Remove { id: String },
-    /// Print the size of a machine, without a server
+    /// Print the size of a machine, without a server; else what kept each size from matching
     Match {
         #[arg(long, value_name = "FILE")]
         sizes: PathBuf,
         /// What "drophammer inventory --format json" printed
         #[arg(long, value_name = "FILE")]
         hardware: PathBuf,
+        /// metal-api's rules alone: no marketing names of GPUs
+        #[arg(long)]
+        strict: bool,
     },
     /// Check the sizes of a file, without a server
     Validate { file: PathBuf },
@@ -43,7 +46,7 @@ pub(super) async fn run(command: Size, connection: &Connection, format: Format) 
             let client = connection.client()?;
             let known: Vec<sizes::Size> = client.get("/v1/size").await?;
             let mut added = Vec::new();
-            for size in read_list::<sizes::Size>(&file)? {
+            for size in read_sizes(&file)? {
                 let exists = known.iter().any(|known| known.id == size.id);
                 let answer = if replace && exists {
                     client.post("/v1/size", &size).await
@@ -58,17 +61,34 @@ pub(super) async fn run(command: Size, connection: &Connection, format: Format) 
         Size::Remove { id } => {
             print(&[connection.client()?.delete(&format!("/v1/size/{}", segment(&id))).await?], format)
         }
-        Size::Match { sizes, hardware } => find(&read_list(&sizes)?, &read_one(&hardware)?, format),
-        Size::Validate { file } => validate(&read_list(&file)?, format),
+        Size::Match { sizes, hardware, strict } => {
+            let matching = if strict { Matching::Strict } else { Matching::WithMarketingNames };
+            find(&read_sizes(&sizes)?, &read_hardware(&hardware)?, matching, format)
+        }
+        Size::Validate { file } => validate(&read_sizes(&file)?, format),
     }
 }
 
-fn find(all: &[sizes::Size], hardware: &Hardware, format: Format) -> Result<()> {
-    let size = sizes::find(all, hardware)?;
-    match format {
-        Format::Json => print_json(&serde_json::json!({ "id": size.id })),
-        Format::Table => super::print(&size.id),
+fn find(all: &[sizes::Size], hardware: &Hardware, matching: Matching, format: Format) -> Result<()> {
+    let verdict = sizes::judge(all, hardware, matching);
+    if format == Format::Json {
+        print_json(&verdict)?;
     }
+    match (&verdict.id, format) {
+        (Some(_), Format::Json) => Ok(()),
+        (Some(id), Format::Table) => super::print(id),
+        (None, Format::Json | Format::Table) => bail!("{}", reasons(&verdict).join("\n  ")),
+    }
+}
+
+/// Why there is no size, one line a size.
+pub(super) fn reasons(verdict: &Verdict) -> Vec<String> {
+    let first = match verdict.matching.as_slice() {
+        [] if verdict.misses.is_empty() => "no size matches, since there are none".to_owned(),
+        [] => "no size matches".to_owned(),
+        several => format!("{} sizes match, expected one: {}", several.len(), several.join(", ")),
+    };
+    std::iter::once(first).chain(verdict.misses.iter().map(ToString::to_string)).collect()
 }
 
 fn validate(all: &[sizes::Size], format: Format) -> Result<()> {
@@ -83,9 +103,16 @@ fn validate(all: &[sizes::Size], format: Format) -> Result<()> {
     if !faults.is_empty() {
         bail!("{}", faults.join("; "));
     }
+    let notes: Vec<String> = all
+        .iter()
+        .flat_map(|size| sizes::notes(size).into_iter().map(|note| format!("{:?}: {note}", size.id)))
+        .collect();
     match format {
-        Format::Json => print_json(&serde_json::json!({ "valid": all.len() })),
-        Format::Table => super::print(&format!("{} valid", all.len())),
+        Format::Json => print_json(&serde_json::json!({ "valid": all.len(), "notes": notes })),
+        Format::Table => {
+            notes.iter().for_each(|note| eprintln!("note: {note}"));
+            super::print(&format!("{} valid", all.len()))
+        }
     }
 }
 
@@ -104,10 +131,7 @@ fn print(all: &[sizes::Size], format: Format) -> Result<()> {
 }
 
 fn constraint_text(constraint: &Constraint) -> String {
-    let amount = |n: u64| match constraint.kind {
-        Kind::Memory | Kind::Storage => Bytes(n).to_string(),
-        Kind::Cores | Kind::Gpu | Kind::Other(_) | Kind::Absent => n.to_string(),
-    };
+    let amount = |n: u64| if constraint.kind.is_in_bytes() { Bytes(n).to_string() } else { n.to_string() };
     let range = format!("{} {} to {}", constraint.kind.as_str(), amount(constraint.min), amount(constraint.max));
     if constraint.identifier.is_empty() { range } else { format!("{range} ({})", constraint.identifier) }
 }

@@ -8,6 +8,7 @@ use super::status;
 use super::wait;
 use crate::anvil::machines::{self, Partition};
 use crate::anvil::refusal::Refusal;
+use crate::anvil::sizes::Matching;
 use crate::anvil::state::Anvil;
 use crate::api::event::ProvisioningEvent;
 use crate::api::grpc::boot_service_server::BootService;
@@ -71,7 +72,8 @@ impl BootService for Boot {
     ) -> Result<Response<BootServiceRegisterResponse>, Status> {
         let request = request.into_inner();
         let uuid = request.uuid.clone();
-        let registered = self.anvil.store.run(move |tx| register(tx, &request)).await.map_err(status)?;
+        let matching = self.anvil.config.sizes.matching();
+        let registered = self.anvil.store.run(move |tx| register(tx, &request, matching)).await.map_err(status)?;
         // Stored all the same, as metal-api does, which finds out only when it looks for the machine's switches.
         if registered.partition.is_empty() {
             return Err(Status::unknown("partition id is empty"));
@@ -134,6 +136,7 @@ impl BootService for Boot {
 fn register(
     tx: &crate::anvil::store::Tx<'_>,
     request: &BootServiceRegisterRequest,
+    matching: Matching,
 ) -> Result<machines::Registered, Refusal> {
     if request.uuid.is_empty() {
         return Err(Refusal::BadRequest("uuid is empty".to_owned()));
@@ -144,5 +147,5 @@ fn register(
     let Some(bios) = &request.bios else {
         return Err(Refusal::BadRequest("bios is missing".to_owned()));
     };
-    machines::register(tx, request, hardware, bios, OffsetDateTime::now_utc())
+    machines::register(tx, request, hardware, bios, matching, OffsetDateTime::now_utc())
 }

@@ -69,10 +69,16 @@ pub const LOCAL_DISK_SCRIPT: &str = "#!ipxe\n\
     exit 1\n";
 
 /// Words of a command line on one line, so that it cannot add commands to the script.
+///
+/// The agent's own default is to wait for two switches, which anvil's racks need not have: unless the operator says
+/// otherwise, ours tell what they hear and wait for nobody.
 pub fn join_cmdline(cmdline: &str, pixie_api_url: &str, debug: bool) -> String {
     let mut words: Vec<&str> = cmdline.split_whitespace().collect();
     let url = format!("PIXIE_API_URL={pixie_api_url}");
     words.push(&url);
+    if !words.iter().any(|word| word.starts_with("drophammer.lldp=")) {
+        words.push("drophammer.lldp=optional");
+    }
     if debug {
         words.push("DEBUG=1");
     }
@@ -122,7 +128,11 @@ boot kernel initrd=initrd0 console=${console},115200n8 console=ttyS1,115200n8 PI
     fn a_command_line_stays_on_its_line() {
         assert_eq!(
             join_cmdline("a=1\nshell\n  b ", "http://10.1.0.5:4242/certs", true),
-            "a=1 shell b PIXIE_API_URL=http://10.1.0.5:4242/certs DEBUG=1"
+            "a=1 shell b PIXIE_API_URL=http://10.1.0.5:4242/certs drophammer.lldp=optional DEBUG=1"
+        );
+        assert_eq!(
+            join_cmdline("drophammer.lldp=required", "http://10.1.0.5:4242/certs", false),
+            "drophammer.lldp=required PIXIE_API_URL=http://10.1.0.5:4242/certs"
         );
     }
 }

@@ -5,7 +5,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
 
-use super::{Answer, Body, created, list_entities, sentence, show_entity};
+use super::{Answer, Body, Rules, create_entity, list_entities, remove_entity, sentence, show_entity, update_entity};
 use crate::anvil::layouts;
 use crate::anvil::refusal::Refusal;
 use crate::anvil::state::Anvil;
@@ -35,39 +35,25 @@ fn check(tx: &Tx<'_>, layout: &FilesystemLayout) -> Result<(), Refusal> {
     }
 }
 
+/// Allocations have copies of their layouts, so nothing follows from a change.
+const RULES: Rules<FilesystemLayout> = Rules { check, follow: |_, _| Ok(()) };
+
 pub(super) async fn create(
     State(anvil): State<Anvil>,
     Body(layout): Body<FilesystemLayout>,
 ) -> Result<(StatusCode, Json<FilesystemLayout>), Refusal> {
-    let entry = layout.clone();
-    anvil
-        .store
-        .run(move |tx| {
-            check(tx, &entry)?;
-            tx.create(&entry)
-        })
-        .await?;
-    Ok(created(layout))
+    create_entity(anvil, layout, RULES).await
 }
 
 pub(super) async fn update(
     State(anvil): State<Anvil>,
     Body(layout): Body<FilesystemLayout>,
 ) -> Answer<FilesystemLayout> {
-    let entry = layout.clone();
-    anvil
-        .store
-        .run(move |tx| {
-            tx.expect::<FilesystemLayout>(&entry.id)?;
-            check(tx, &entry)?;
-            tx.put(&entry)
-        })
-        .await?;
-    Ok(Json(layout))
+    update_entity(anvil, layout, RULES).await
 }
 
 pub(super) async fn remove(State(anvil): State<Anvil>, Path(id): Path<String>) -> Answer<FilesystemLayout> {
-    Ok(Json(anvil.store.run(move |tx| tx.remove(&id)).await?))
+    remove_entity(anvil, id, RULES).await
 }
 
 #[derive(Debug, Deserialize)]

@@ -10,6 +10,7 @@ use super::{Answer, Body};
 use crate::anvil::allocation;
 use crate::anvil::machines;
 use crate::anvil::refusal::Refusal;
+use crate::anvil::sizes::Verdict;
 use crate::anvil::state::Anvil;
 use crate::anvil::store::MAX_EVENTS;
 use crate::api::null_as_default;
@@ -32,6 +33,13 @@ async fn shown(anvil: &Anvil, id: String) -> Answer<Machine> {
     let mut machine = anvil.store.run(move |tx| machines::show(tx, &tx.expect_machine(&id)?)).await?;
     machines::add_live_progress(anvil, &mut machine);
     Ok(Json(machine))
+}
+
+/// anvil's own: every size tried on the machine, with what kept each from matching.
+pub(super) async fn size_match(State(anvil): State<Anvil>, Path(id): Path<String>) -> Answer<Verdict> {
+    let matching = anvil.config.sizes.matching();
+    let verdict = anvil.store.run(move |tx| machines::size_verdict(tx, &tx.expect_machine(&id)?, matching)).await?;
+    Ok(Json(verdict))
 }
 
 /// What to look for; all that is given must fit.
@@ -128,7 +136,8 @@ pub(super) async fn allocate(
 pub(super) async fn free(State(anvil): State<Anvil>, Path(id): Path<String>) -> Answer<Machine> {
     let machine = id.clone();
     let now = OffsetDateTime::now_utc();
-    anvil.store.run(move |tx| machines::free(tx, &machine, now)).await?;
+    let matching = anvil.config.sizes.matching();
+    anvil.store.run(move |tx| machines::free(tx, &machine, matching, now)).await?;
     anvil.live.clear(&id);
     tracing::info!(machine = %id, "freed");
     shown(&anvil, id).await

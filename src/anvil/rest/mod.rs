@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 
 use super::refusal::Refusal;
 use super::state::Anvil;
-use super::store::Entity;
+use super::store::{Entity, Tx};
 use crate::api::hmac::Role;
 use crate::api::rest::ErrorBody;
 
@@ -40,6 +40,7 @@ pub fn router(anvil: Anvil) -> Router {
             ("/v1/machine/find", post(machines::find)),
             ("/v1/machine/{id}", get(machines::show)),
             ("/v1/machine/{id}/event", get(machines::events)),
+            ("/v1/machine/{id}/size-match", get(machines::size_match)),
             ("/v1/image", get(images::list)),
             ("/v1/image/{id}", get(images::show)),
             ("/v1/size", get(sizes::list)),
@@ -130,6 +131,56 @@ async fn list_entities<E: Entity + Send + 'static>(anvil: Anvil) -> Answer<Vec<E
 
 async fn show_entity<E: Entity + Send + 'static>(anvil: Anvil, id: String) -> Answer<E> {
     Ok(Json(anvil.store.run(move |tx| tx.expect(&id)).await?))
+}
+
+/// What holds for a kind of entity that administrators change.
+struct Rules<E> {
+    /// Refuses what may not be stored beside all others.
+    check: fn(&Tx<'_>, &E) -> Result<(), Refusal>,
+    /// What follows from any change of the kind; part of the same transaction.
+    follow: fn(&Tx<'_>, &Anvil) -> Result<(), Refusal>,
+}
+
+async fn create_entity<E>(anvil: Anvil, entity: E, rules: Rules<E>) -> Result<(StatusCode, Json<E>), Refusal>
+where
+    E: Entity + Clone + Send + 'static,
+{
+    let store = anvil.store.clone();
+    let entry = entity.clone();
+    store
+        .run(move |tx| {
+            (rules.check)(tx, &entry)?;
+            tx.create(&entry)?;
+            (rules.follow)(tx, &anvil)
+        })
+        .await?;
+    Ok(created(entity))
+}
+
+async fn update_entity<E: Entity + Clone + Send + 'static>(anvil: Anvil, entity: E, rules: Rules<E>) -> Answer<E> {
+    let store = anvil.store.clone();
+    let entry = entity.clone();
+    store
+        .run(move |tx| {
+            tx.expect::<E>(entry.id())?;
+            (rules.check)(tx, &entry)?;
+            tx.put(&entry)?;
+            (rules.follow)(tx, &anvil)
+        })
+        .await?;
+    Ok(Json(entity))
+}
+
+async fn remove_entity<E: Entity + Send + 'static>(anvil: Anvil, id: String, rules: Rules<E>) -> Answer<E> {
+    let store = anvil.store.clone();
+    let removed = store
+        .run(move |tx| {
+            let removed = tx.remove(&id)?;
+            (rules.follow)(tx, &anvil)?;
+            Ok(removed)
+        })
+        .await?;
+    Ok(Json(removed))
 }
 
 /// 201 with the new object, as metal-api answers.

@@ -3,8 +3,10 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use time::OffsetDateTime;
 
-use super::{Answer, Body, created, list_entities, sentence, show_entity};
+use super::{Answer, Body, Rules, create_entity, list_entities, remove_entity, sentence, show_entity, update_entity};
+use crate::anvil::machines::judge_sizes;
 use crate::anvil::refusal::Refusal;
 use crate::anvil::sizes::{Size, SizeFault, overlap, validate};
 use crate::anvil::state::Anvil;
@@ -32,6 +34,10 @@ fn check(tx: &Tx<'_>, size: &Size) -> Result<(), Refusal> {
     }
 }
 
+/// Machines that nobody has been given follow every change.
+const RULES: Rules<Size> =
+    Rules { check, follow: |tx, anvil| judge_sizes(tx, anvil.config.sizes.matching(), OffsetDateTime::now_utc()) };
+
 fn with_name(mut size: Size) -> Size {
     if size.name.is_empty() {
         size.name = size.id.clone();
@@ -43,32 +49,13 @@ pub(super) async fn create(
     State(anvil): State<Anvil>,
     Body(size): Body<Size>,
 ) -> Result<(StatusCode, Json<Size>), Refusal> {
-    let size = with_name(size);
-    let entry = size.clone();
-    anvil
-        .store
-        .run(move |tx| {
-            check(tx, &entry)?;
-            tx.create(&entry)
-        })
-        .await?;
-    Ok(created(size))
+    create_entity(anvil, with_name(size), RULES).await
 }
 
 pub(super) async fn update(State(anvil): State<Anvil>, Body(size): Body<Size>) -> Answer<Size> {
-    let size = with_name(size);
-    let entry = size.clone();
-    anvil
-        .store
-        .run(move |tx| {
-            tx.expect::<Size>(&entry.id)?;
-            check(tx, &entry)?;
-            tx.put(&entry)
-        })
-        .await?;
-    Ok(Json(size))
+    update_entity(anvil, with_name(size), RULES).await
 }
 
 pub(super) async fn remove(State(anvil): State<Anvil>, Path(id): Path<String>) -> Answer<Size> {
-    Ok(Json(anvil.store.run(move |tx| tx.remove(&id)).await?))
+    remove_entity(anvil, id, RULES).await
 }

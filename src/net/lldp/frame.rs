@@ -1,5 +1,6 @@
 //! LLDP frames (IEEE 802.1AB), as bytes and as values.
 
+use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use crate::api::mac::Mac;
 /// Nearest bridge: what switches listen to and never forward.
 pub const MULTICAST: Mac = Mac([0x01, 0x80, 0xc2, 0, 0, 0x0e]);
 pub const ETHERTYPE: u16 = 0x88cc;
+/// Where else a switch may send its frames: the nearest bridge that is no relay, and the nearest of a customer.
+pub const OTHER_MULTICASTS: [Mac; 2] = [Mac([0x01, 0x80, 0xc2, 0, 0, 0x03]), Mac([0x01, 0x80, 0xc2, 0, 0, 0])];
 const ETHERNET_HEADER_BYTES: usize = 14;
 /// A TLV's length has nine bits.
 const LONGEST_TLV_BYTES: usize = 511;
@@ -21,6 +24,7 @@ const TIME_TO_LIVE: u8 = 3;
 const PORT_DESCRIPTION: u8 = 4;
 const SYSTEM_NAME: u8 = 5;
 const SYSTEM_DESCRIPTION: u8 = 6;
+const ORGANISATION: u8 = 127;
 
 const CHASSIS_IS_MAC: u8 = 4;
 const CHASSIS_IS_ADDRESS: u8 = 5;
@@ -42,7 +46,7 @@ pub enum PortKind {
 }
 
 /// The other end of a cable.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Neighbour {
     /// A MAC as lower-case text when `chassis_is_mac`, else text.
     pub chassis_id: String,
@@ -55,6 +59,41 @@ pub struct Neighbour {
     pub system_description: Option<String>,
     /// How long the neighbour counts as present; zero when it says farewell.
     pub time_to_live: Duration,
+    /// What the frame says besides, in its order.
+    pub others: Vec<OtherTlv>,
+}
+
+/// A TLV that is not interpreted here; kept for people who look for what their switch says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherTlv {
+    /// 7 are capabilities, 8 is a management address, 127 whatever an organisation defines.
+    pub kind: u8,
+    /// Who defined it, and which of its TLVs it is; only of kind 127.
+    pub organisation: Option<([u8; 3], u8)>,
+    /// What follows.
+    pub value: Vec<u8>,
+}
+
+impl OtherTlv {
+    fn parse(kind: u8, value: &[u8]) -> Self {
+        match value {
+            [a, b, c, subtype, rest @ ..] if kind == ORGANISATION => {
+                Self { kind, organisation: Some(([*a, *b, *c], *subtype)), value: rest.to_vec() }
+            }
+            _ => Self { kind, organisation: None, value: value.to_vec() },
+        }
+    }
+}
+
+/// `TLV 127 0080c2/1 0001`.
+impl fmt::Display for OtherTlv {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TLV {}", self.kind)?;
+        if let Some((organisation, subtype)) = self.organisation {
+            write!(f, " {}/{subtype}", hex::encode(organisation))?;
+        }
+        write!(f, " {}", hex::encode(&self.value))
+    }
 }
 
 /// Why a frame names no neighbour.
@@ -94,7 +133,8 @@ fn push_tlv(frame: &mut Vec<u8>, kind: u8, value: &[u8]) {
     frame.extend(value);
 }
 
-/// The sender's address and what it says. Pure; takes any bytes. A TLV that comes twice counts once, the first time.
+/// The sender's address and what it says. Pure; takes any bytes. A TLV that comes twice counts once, the first time;
+/// the other is among the others.
 pub fn parse_frame(frame: &[u8]) -> Result<(Mac, Neighbour), FrameError> {
     let (header, tlvs) = frame.split_first_chunk::<ETHERNET_HEADER_BYTES>().ok_or(FrameError::TooShort)?;
     let ethertype = u16::from_be_bytes([header[12], header[13]]);
@@ -107,6 +147,7 @@ pub fn parse_frame(frame: &[u8]) -> Result<(Mac, Neighbour), FrameError> {
 
 fn parse_tlvs(mut rest: &[u8]) -> Result<Neighbour, FrameError> {
     let mut values: [Option<&[u8]>; 7] = [None; 7];
+    let mut others = Vec::new();
     while let Some((head, after)) = rest.split_first_chunk::<2>() {
         let kind = head[0] >> 1;
         let promised = usize::from(u16::from_be_bytes(*head) & 0x1ff);
@@ -115,8 +156,9 @@ fn parse_tlvs(mut rest: &[u8]) -> Result<Neighbour, FrameError> {
         }
         let truncated = FrameError::Truncated { kind, promised, found: after.len() };
         let (value, next) = after.split_at_checked(promised).ok_or(truncated)?;
-        if let Some(slot) = values.get_mut(usize::from(kind)) {
-            slot.get_or_insert(value);
+        match values.get_mut(usize::from(kind)) {
+            Some(slot @ None) => *slot = Some(value),
+            Some(Some(_)) | None => others.push(OtherTlv::parse(kind, value)),
         }
         rest = next;
     }
@@ -134,6 +176,7 @@ fn parse_tlvs(mut rest: &[u8]) -> Result<Neighbour, FrameError> {
         system_name: system_name.and_then(text),
         system_description: system_description.and_then(text),
         time_to_live: Duration::from_secs(u64::from(u16::from_be_bytes(*seconds))),
+        others,
     })
 }
 
@@ -231,6 +274,7 @@ mod tests {
             system_name: Some("leaf01".into()),
             system_description: Some("SONiCsecond line".into()),
             time_to_live: Duration::from_secs(120),
+            others: vec![OtherTlv { kind: 127, organisation: Some(([0, 0x80, 0xc2], 1)), value: vec![0, 1] }],
         };
         assert_eq!(parse_frame(&frame), Ok((MAC, expected)));
     }
@@ -266,6 +310,97 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_not_interpreted_is_kept_in_its_order() {
+        let frame = frame_with(&[
+            (1, b"\x07a"),
+            (2, b"\x07b"),
+            (3, &[0, 1]),
+            (7, &[0, 4, 0, 4]),
+            (2, b"\x07again"),
+            (126, b""),
+            (127, b"\x00\x12\x0f\x01\x03"),
+            (127, b"\x00\x12"),
+            (0, b""),
+            (9, b"after the end"),
+        ]);
+        let (_, neighbour) = parse_frame(&frame).unwrap();
+        assert_eq!(neighbour.port_id, "b");
+        let shown: Vec<String> = neighbour.others.iter().map(ToString::to_string).collect();
+        let expected = ["TLV 7 00040004", "TLV 2 07616761696e", "TLV 126 ", "TLV 127 00120f/1 03", "TLV 127 0012"];
+        assert_eq!(shown, expected);
+    }
+
+    /// A frame as a switch sends it: what comes often is what a parser must survive when a bit of it is wrong.
+    fn usual_frame() -> Vec<u8> {
+        frame_with(&[
+            (1, &[4, 2, 0, 0, 0xAB, 0, 9]),
+            (2, b"\x07Eth1/3"),
+            (3, &[0, 120]),
+            (4, b"Ethernet8"),
+            (5, b"leaf01"),
+            (6, b"SONiC Software Version: 202305"),
+            (7, &[0, 0x14, 0, 0x14]),
+            (8, &[5, 1, 10, 1, 0, 9, 2, 0, 0, 0, 1, 0]),
+            (127, b"\x00\x80\xc2\x01\x00\x01"),
+            (127, b"\x00\x12\x0f\x04\x24\x14"),
+            (0, b""),
+        ])
+    }
+
+    /// One thing that goes wrong with a frame; positions are taken modulo its length.
+    #[derive(Clone, Debug)]
+    enum Mutation {
+        Replace(usize, u8),
+        FlipBit(usize, u8),
+        Remove(usize),
+        Insert(usize, u8),
+        Truncate(usize),
+        Repeat(usize, usize),
+    }
+
+    fn mutate(frame: &mut Vec<u8>, mutation: &Mutation) {
+        if frame.is_empty() {
+            return;
+        }
+        let len = frame.len();
+        match *mutation {
+            Mutation::Replace(at, byte) => frame[at % len] = byte,
+            Mutation::FlipBit(at, bit) => frame[at % len] ^= 1 << (bit % 8),
+            Mutation::Remove(at) => drop(frame.remove(at % len)),
+            Mutation::Insert(at, byte) => frame.insert(at % len, byte),
+            Mutation::Truncate(at) => frame.truncate(at % len),
+            Mutation::Repeat(from, count) => {
+                let piece = frame[from % len..].iter().copied().take(count).collect::<Vec<_>>();
+                frame.extend(piece);
+            }
+        }
+    }
+
+    fn mutation() -> impl Strategy<Value = Mutation> {
+        let at = || 0_usize..200;
+        prop_oneof![
+            (at(), any::<u8>()).prop_map(|(at, byte)| Mutation::Replace(at, byte)),
+            (at(), any::<u8>()).prop_map(|(at, bit)| Mutation::FlipBit(at, bit)),
+            at().prop_map(Mutation::Remove),
+            (at(), any::<u8>()).prop_map(|(at, byte)| Mutation::Insert(at, byte)),
+            at().prop_map(Mutation::Truncate),
+            (at(), 1_usize..60).prop_map(|(from, count)| Mutation::Repeat(from, count)),
+        ]
+    }
+
+    /// Nothing that a neighbour says reaches a terminal as a control character, and nothing is made up.
+    fn check_neighbour(frame: &[u8]) {
+        let Ok((_, neighbour)) = parse_frame(frame) else { return };
+        let texts = [&neighbour.port_description, &neighbour.system_name, &neighbour.system_description];
+        let ids = [&neighbour.chassis_id, &neighbour.port_id];
+        for text in texts.into_iter().flatten().chain(ids) {
+            assert!(!text.is_empty() && !text.chars().any(char::is_control), "{text:?}");
+        }
+        let others: usize = neighbour.others.iter().map(|tlv| tlv.value.len()).sum();
+        assert!(others < frame.len(), "{others} bytes of a frame of {}", frame.len());
+    }
+
     proptest! {
         #![proptest_config(Config {
             rng_algorithm: RngAlgorithm::ChaCha,
@@ -282,10 +417,16 @@ mod tests {
             let tlvs: Vec<(u8, &[u8])> = tlvs.iter().map(|(kind, value)| (*kind, value.as_slice())).collect();
             let mut frame = frame_with(&tlvs);
             frame.extend(tail);
-            if let Ok((_, neighbour)) = parse_frame(&frame) {
-                prop_assert!(!neighbour.chassis_id.chars().any(char::is_control));
-                prop_assert!(!neighbour.port_id.chars().any(char::is_control));
+            check_neighbour(&frame);
+        }
+
+        #[test]
+        fn frames_that_are_nearly_right_never_panic(mutations in proptest::collection::vec(mutation(), 1..8)) {
+            let mut frame = usual_frame();
+            for mutation in &mutations {
+                mutate(&mut frame, mutation);
             }
+            check_neighbour(&frame);
         }
 
         #[test]

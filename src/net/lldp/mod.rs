@@ -2,6 +2,7 @@
 //!
 //! Frames and rules: contract of the agent, section "Network and LLDP"; IEEE 802.1AB.
 
+mod firmware;
 mod frame;
 mod requirement;
 
@@ -14,11 +15,13 @@ use anyhow::{Context, Result};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::Notify;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout, timeout_at};
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-pub use frame::{ETHERTYPE, FrameError, MULTICAST, Neighbour, PortKind, parse_frame, render_frame};
+pub use firmware::silence_firmware;
+use frame::OTHER_MULTICASTS;
+pub use frame::{ETHERTYPE, FrameError, MULTICAST, Neighbour, OtherTlv, PortKind, parse_frame, render_frame};
 pub use requirement::{LldpMode, NotMet, check_requirement};
 
 use super::AbortOnDrop;
@@ -30,9 +33,10 @@ const SEND_INTERVAL: Duration = Duration::from_secs(5);
 const TIME_TO_LIVE_S: u16 = 10;
 /// SO_PRIORITY of control traffic.
 const PRIORITY: i32 = 7;
-/// How long a required pair of neighbours is waited for. Switches send every 10 s.
+/// How long after the start a required pair of neighbours is waited for. Switches send every 10 s.
 pub const REQUIREMENT_LIMIT: Duration = Duration::from_secs(32);
-/// After the requirement is met, so that every cable is listed and not only the first two.
+/// One interval of the switches: after the requirement is met, so that every cable is listed and not only the first
+/// two; and at least so long a requirement is waited for.
 const GRACE: Duration = Duration::from_secs(10);
 /// After an error of a packet socket (its link went down).
 const SOCKET_PAUSE: Duration = Duration::from_secs(1);
@@ -71,6 +75,7 @@ pub type Neighbours = BTreeMap<String, Vec<Neighbour>>;
 /// Runs on its links until it is dropped.
 pub struct Lldp {
     shared: Arc<Shared>,
+    started: Instant,
     tasks: Mutex<BTreeMap<u32, AbortOnDrop>>,
 }
 
@@ -85,6 +90,20 @@ struct State {
     identity: Identity,
     /// By link, then by chassis and port: one switch port counts once on a link, and again on another.
     heard: BTreeMap<String, BTreeMap<(String, String), Heard>>,
+    /// Since when the requirement has been met, should it ever have been.
+    met: Option<Instant>,
+}
+
+impl State {
+    /// Everybody who was heard and has not gone silent.
+    fn neighbours(&self) -> Neighbours {
+        let now = Instant::now();
+        let present = self.heard.iter().map(|(link, heard)| {
+            let there = heard.values().filter(|heard| heard.until > now);
+            (link.clone(), there.map(|heard| heard.neighbour.clone()).collect::<Vec<_>>())
+        });
+        present.filter(|(_, neighbours)| !neighbours.is_empty()).collect()
+    }
 }
 
 struct Heard {
@@ -101,15 +120,21 @@ impl Shared {
 impl Lldp {
     /// Begins to send and to listen on `links`. A link that can't be used is logged and left out.
     pub fn start(links: &[EthernetLink], identity: Identity) -> Self {
-        let state = Mutex::new(State { identity, heard: BTreeMap::new() });
-        let lldp = Self { shared: Arc::new(Shared { state, news: Notify::new() }), tasks: Mutex::new(BTreeMap::new()) };
+        let lldp = Self::idle(identity);
         lldp.add_links(links);
         lldp
     }
 
-    /// Also runs on these links; those it runs on already stay as they are.
-    pub fn add_links(&self, links: &[EthernetLink]) {
+    fn idle(identity: Identity) -> Self {
+        let state = Mutex::new(State { identity, heard: BTreeMap::new(), met: None });
+        let shared = Arc::new(Shared { state, news: Notify::new() });
+        Self { shared, started: Instant::now(), tasks: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// Also runs on these links; those it runs on already stay as they are. Returns those that are new.
+    pub fn add_links(&self, links: &[EthernetLink]) -> Vec<EthernetLink> {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut added = Vec::new();
         for link in links {
             if tasks.contains_key(&link.index) {
                 continue;
@@ -118,10 +143,19 @@ impl Lldp {
                 Ok(socket) => {
                     let task = tokio::spawn(run_on_link(link.clone(), socket, Arc::clone(&self.shared)));
                     tasks.insert(link.index, AbortOnDrop(task));
+                    added.push(link.clone());
                 }
                 Err(error) => warn!(link = %link.name, error = format!("{error:#}"), "no LLDP on this link"),
             }
         }
+        added
+    }
+
+    /// As if this neighbour had been heard on a link of this name.
+    #[cfg(test)]
+    pub(crate) fn hear(&self, link: &str, neighbour: Neighbour) {
+        let mac = crate::api::mac::Mac([2, 0, 0, 0, 0, 1]);
+        note(&EthernetLink { index: 2, name: link.to_owned(), mac }, neighbour, &self.shared);
     }
 
     /// From the next frame on tells this address.
@@ -131,13 +165,7 @@ impl Lldp {
 
     /// Everybody who was heard and has not gone silent.
     pub fn neighbours(&self) -> Neighbours {
-        let now = Instant::now();
-        let state = self.shared.state();
-        let present = state.heard.iter().map(|(link, heard)| {
-            let there = heard.values().filter(|heard| heard.until > now);
-            (link.clone(), there.map(|heard| heard.neighbour.clone()).collect::<Vec<_>>())
-        });
-        present.filter(|(_, neighbours)| !neighbours.is_empty()).collect()
+        self.shared.state().neighbours()
     }
 
     /// Returns when somebody new is heard.
@@ -145,21 +173,23 @@ impl Lldp {
         self.shared.news.notified().await;
     }
 
-    /// Waits until two links lead to two switches, and a moment longer for the other cables. In the modes `optional`
-    /// and `off` it does not wait at all.
+    /// Waits until two links lead to two switches, and until that is [`GRACE`] ago, for the other cables. `limit`
+    /// counts from the start, so that what was done meanwhile costs nothing. In the modes `optional` and `off` it does
+    /// not wait at all.
     pub async fn wait_for_requirement(&self, mode: LldpMode, limit: Duration) -> Result<(), NotMet> {
         match mode {
             LldpMode::Off | LldpMode::Optional => return Ok(()),
             LldpMode::Required => {}
         }
-        let ends = Instant::now() + limit;
+        let ends = (self.started + limit).max(Instant::now() + GRACE.min(limit));
         while let Err(missing) = check_requirement(&self.neighbours()) {
             let news = timeout_at(ends, self.changed()).await;
             if news.is_err() {
                 return check_requirement(&self.neighbours()).map_err(|_| missing);
             }
         }
-        sleep(GRACE.min(limit)).await;
+        let met = self.shared.state().met.unwrap_or_else(Instant::now);
+        sleep_until(met + GRACE).await;
         Ok(())
     }
 }
@@ -168,6 +198,11 @@ fn open_socket(link: &EthernetLink) -> Result<PacketSocket> {
     let socket = PacketSocket::open(link.index, ETHERTYPE).context("opening a packet socket")?;
     // Without joining, the NIC filters the switch's frames out.
     socket.join_multicast(MULTICAST.0).with_context(|| format!("joining {MULTICAST}"))?;
+    for other in OTHER_MULTICASTS {
+        if let Err(error) = socket.join_multicast(other.0) {
+            debug!(link = %link.name, %error, "not joining {other}");
+        }
+    }
     socket.set_priority(PRIORITY).context("setting the priority")?;
     Ok(socket)
 }
@@ -229,9 +264,15 @@ fn note(link: &EthernetLink, neighbour: Neighbour, shared: &Shared) {
     if is_new {
         let system = neighbour.system_name.as_deref().unwrap_or(&neighbour.chassis_id);
         info!(link = %link.name, switch = system, port = %neighbour.port_id, "neighbour");
+        for tlv in &neighbour.others {
+            debug!(link = %link.name, switch = system, "{tlv}");
+        }
     }
     let until = now + neighbour.time_to_live;
     heard.insert(key, Heard { neighbour, until });
+    if state.met.is_none() && check_requirement(&state.neighbours()).is_ok() {
+        state.met = Some(now);
+    }
     drop(state);
     if is_new {
         shared.news.notify_one();
@@ -259,13 +300,8 @@ mod tests {
         assert_eq!(identity.system_name(), "00112233-4455-6677-8899-aabbccddeeff");
     }
 
-    fn shared() -> Shared {
-        let identity = Identity { uuid: None, ip: None, version: String::new(), started: OffsetDateTime::UNIX_EPOCH };
-        Shared { state: Mutex::new(State { identity, heard: BTreeMap::new() }), news: Notify::new() }
-    }
-
-    fn link(name: &str) -> EthernetLink {
-        EthernetLink { index: 2, name: name.into(), mac: crate::api::mac::Mac([2, 0, 0, 0, 0, 1]) }
+    fn idle() -> Lldp {
+        Lldp::idle(Identity { uuid: None, ip: None, version: String::new(), started: OffsetDateTime::UNIX_EPOCH })
     }
 
     fn neighbour(port: &str, ttl_s: u64) -> Neighbour {
@@ -278,39 +314,69 @@ mod tests {
             system_name: None,
             system_description: None,
             time_to_live: Duration::from_secs(ttl_s),
+            others: Vec::new(),
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_port_counts_once_per_link_until_it_goes_silent_or_says_farewell() {
-        let lldp = Lldp { shared: Arc::new(shared()), tasks: Mutex::new(BTreeMap::new()) };
+        let lldp = idle();
         let ports = |lldp: &Lldp| -> Vec<(String, usize)> {
             lldp.neighbours().into_iter().map(|(link, neighbours)| (link, neighbours.len())).collect()
         };
         for _ in 0..2 {
-            note(&link("eth0"), neighbour("p1", 20), &lldp.shared);
-            note(&link("eth1"), neighbour("p1", 10), &lldp.shared);
+            lldp.hear("eth0", neighbour("p1", 20));
+            lldp.hear("eth1", neighbour("p1", 10));
         }
-        note(&link("eth0"), neighbour("p2", 20), &lldp.shared);
+        lldp.hear("eth0", neighbour("p2", 20));
         assert_eq!(ports(&lldp), [("eth0".to_owned(), 2), ("eth1".to_owned(), 1)]);
-        note(&link("eth0"), neighbour("p2", 0), &lldp.shared);
+        lldp.hear("eth0", neighbour("p2", 0));
         tokio::time::advance(Duration::from_secs(15)).await;
         assert_eq!(ports(&lldp), [("eth0".to_owned(), 1)]);
     }
 
+    /// Two switches are heard, on two links.
+    fn note_pair(lldp: &Lldp) {
+        lldp.hear("eth0", neighbour("p1", 120));
+        let other = Neighbour { chassis_id: "02:00:00:00:00:0a".into(), ..neighbour("p1", 120) };
+        lldp.hear("eth1", other);
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn a_required_pair_is_waited_for_and_an_optional_one_is_not() {
-        let lldp = Lldp { shared: Arc::new(shared()), tasks: Mutex::new(BTreeMap::new()) };
-        assert_eq!(lldp.wait_for_requirement(LldpMode::Optional, REQUIREMENT_LIMIT).await, Ok(()));
+    async fn without_the_requirement_nothing_is_waited_for() {
+        let lldp = idle();
+        for mode in [LldpMode::Optional, LldpMode::Off] {
+            assert_eq!(lldp.wait_for_requirement(mode, REQUIREMENT_LIMIT).await, Ok(()));
+        }
+        assert_eq!(lldp.started.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_required_pair_is_waited_for_as_long_as_upstream_does() {
+        let lldp = idle();
+        tokio::time::advance(Duration::from_secs(5)).await;
         let missing = lldp.wait_for_requirement(LldpMode::Required, REQUIREMENT_LIMIT).await;
         assert_eq!(missing, Err(NotMet { links: 0, chassis: 0 }));
+        assert_eq!(lldp.started.elapsed().as_secs(), REQUIREMENT_LIMIT.as_secs(), "from the start, not from the call");
+        let missing = lldp.wait_for_requirement(LldpMode::Required, REQUIREMENT_LIMIT).await;
+        assert!(missing.is_err());
+        let after = REQUIREMENT_LIMIT + GRACE;
+        assert_eq!(lldp.started.elapsed().as_secs(), after.as_secs(), "one interval of the switches at least");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_the_pair_the_other_cables_get_one_interval() {
+        let lldp = idle();
         let came = async {
             sleep(Duration::from_secs(3)).await;
-            note(&link("eth0"), neighbour("p1", 120), &lldp.shared);
-            let other = Neighbour { chassis_id: "02:00:00:00:00:0a".into(), ..neighbour("p1", 120) };
-            note(&link("eth1"), other, &lldp.shared);
+            note_pair(&lldp);
+            sleep(Duration::from_secs(9)).await;
+            lldp.hear("eth2", neighbour("p7", 120));
         };
         let (met, ()) = tokio::join!(lldp.wait_for_requirement(LldpMode::Required, REQUIREMENT_LIMIT), came);
-        assert_eq!(met, Ok(()));
+        assert_eq!((met, lldp.started.elapsed().as_secs()), (Ok(()), 13));
+        assert_eq!(lldp.neighbours().len(), 3);
+        lldp.wait_for_requirement(LldpMode::Required, REQUIREMENT_LIMIT).await.unwrap();
+        assert_eq!(lldp.started.elapsed().as_secs(), 13, "the interval is over");
     }
 }

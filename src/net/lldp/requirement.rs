@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use thiserror::Error;
 
-use super::{Neighbours, PortKind};
+use super::Neighbours;
+use super::frame::PortKind;
 use crate::config::cmdline::Cmdline;
 
 const LINKS: usize = 2;
@@ -14,9 +15,9 @@ const CHASSIS: usize = 2;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LldpMode {
     /// Registration waits for two switches, as upstream does, and fails without them.
-    Required,
-    /// Listen, report what was heard, wait for nobody.
     #[default]
+    Required,
+    /// Listen, report what was heard, wait for nobody. anvil says so on the command line of its machines.
     Optional,
     /// No LLDP at all.
     Off,
@@ -28,11 +29,12 @@ pub enum LldpMode {
 pub struct UnknownMode(String);
 
 impl LldpMode {
-    /// Without the key it is `optional`.
+    /// Without the key it is `required`: a metal-stack's boot server does not know the key, and its API wants two
+    /// switches.
     pub fn from_cmdline(cmdline: &Cmdline) -> Result<Self, UnknownMode> {
         match cmdline.get("drophammer.lldp") {
-            None | Some("optional") => Ok(Self::Optional),
-            Some("required") => Ok(Self::Required),
+            None | Some("required") => Ok(Self::Required),
+            Some("optional") => Ok(Self::Optional),
             Some("off") => Ok(Self::Off),
             Some(other) => Err(UnknownMode(other.to_owned())),
         }
@@ -79,6 +81,7 @@ mod tests {
             system_name: None,
             system_description: None,
             time_to_live: Duration::from_secs(120),
+            others: Vec::new(),
         }
     }
 
@@ -111,8 +114,9 @@ mod tests {
     #[test]
     fn the_mode_is_read_from_the_command_line() {
         let mode = |line: &str| LldpMode::from_cmdline(&Cmdline::parse(line));
-        assert_eq!(mode(""), Ok(LldpMode::Optional));
+        assert_eq!(mode(""), Ok(LldpMode::Required));
         assert_eq!(mode("drophammer.lldp=required"), Ok(LldpMode::Required));
+        assert_eq!(mode("drophammer.lldp=optional"), Ok(LldpMode::Optional));
         assert_eq!(mode("drophammer.lldp=off"), Ok(LldpMode::Off));
         assert_eq!(
             mode("drophammer.lldp=yes").unwrap_err().to_string(),
