@@ -16,6 +16,7 @@ pub mod gpu;
 pub mod memory;
 pub mod nic;
 pub mod pci;
+pub mod readers;
 pub mod table;
 pub mod wire;
 
@@ -23,6 +24,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
 
+use self::readers::{Limits, found, start_reader as start};
 use crate::sys::firmware::Firmware;
 use crate::sys::roots::Roots;
 use crate::sys::units::Bytes;
@@ -77,27 +79,46 @@ impl<T> Reading<T> {
     }
 }
 
-/// Reads everything that the kernel tells about the machine under `roots`. Changes nothing, and never fails.
+/// Reads everything that the kernel tells about the machine under `roots`, all sources at the same time. Changes
+/// nothing, never fails, and ends within its limits: a source that hangs is given up and named in the warnings.
 pub fn read(roots: &Roots) -> Inventory {
+    read_within(roots, &Limits::default())
+}
+
+/// [`read`] with other limits.
+pub fn read_within(roots: &Roots, limits: &Limits) -> Inventory {
+    // All are started before the first is waited for.
+    let dmi = start("DMI", limits.files, roots, dmi::read);
+    let firmware = start("firmware", limits.files, roots, firmware::read);
+    let memory = start("memory", limits.files, roots, memory::read);
+    let cpus = start("CPU", limits.files, roots, cpu::read);
+    let gpus = start("PCI", limits.files, roots, gpu::read);
+    let disks = start("disks", limits.disks, roots, disk::read);
+    let nics = start("NICs", limits.files, roots, nic::read);
+
+    // Waited for in this order, so the warnings are in this order too, whoever is first.
     let mut warnings = Vec::new();
-    let dmi = dmi::read(roots).into_found(&mut warnings);
-    let memory = memory::read(roots).into_found(&mut warnings);
-    let (disks, other_media) =
-        disk::read(roots).into_found(&mut warnings).into_iter().partition(|disk: &disk::Disk| disk.kind.is_storage());
+    let dmi = found(dmi, &mut warnings);
+    let firmware = found(firmware, &mut warnings);
+    let memory = found(memory, &mut warnings);
+    let cpus = found(cpus, &mut warnings);
+    let gpus = found(gpus, &mut warnings);
+    let (disks, other_media) = found(disks, &mut warnings).into_iter().partition(|disk| disk.kind.is_storage());
+    let nics = found(nics, &mut warnings);
     Inventory {
         uuid: dmi.uuid,
         kind: dmi.kind,
         product: dmi.product,
         board: dmi.board,
         bios: dmi.bios,
-        firmware: firmware::read(roots).into_found(&mut warnings),
+        firmware,
         memory: memory.map(|memory| memory.amount),
         memory_source: memory.map(|memory| memory.source),
-        cpus: cpu::read(roots).into_found(&mut warnings),
-        gpus: gpu::read(roots).into_found(&mut warnings),
+        cpus,
+        gpus,
         disks,
         other_media,
-        nics: nic::read(roots).into_found(&mut warnings),
+        nics,
         warnings,
     }
 }
