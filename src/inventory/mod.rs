@@ -7,6 +7,7 @@
 //! As JSON an [`Inventory`] is a superset of the REST machine's `hardware` object.
 
 pub mod attribute;
+pub mod bmc;
 pub mod command;
 pub mod cpu;
 pub mod disk;
@@ -60,6 +61,9 @@ pub struct Inventory {
     pub other_media: Vec<disk::Disk>,
     /// All links with a hardware address, in the kernel's order.
     pub nics: Vec<nic::Nic>,
+    /// The machine's management controller; absent when there is none, or no driver for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bmc: Option<bmc::Bmc>,
     /// What could not be found, and what was taken instead.
     pub warnings: Vec<String>,
 }
@@ -95,6 +99,11 @@ pub fn read_within(roots: &Roots, limits: &Limits) -> Inventory {
     let gpus = start("PCI", limits.files, roots, gpu::read);
     let disks = start("disks", limits.disks, roots, disk::read);
     let nics = start("NICs", limits.files, roots, nic::read);
+    let bmc = start("BMC", limits.bmc, roots, {
+        // What it has said until then is kept only if the reader ends before it is given up.
+        let limit = limits.bmc * 3 / 4;
+        move |roots| bmc::read(roots, limit)
+    });
 
     // Waited for in this order, so the warnings are in this order too, whoever is first.
     let mut warnings = Vec::new();
@@ -105,6 +114,7 @@ pub fn read_within(roots: &Roots, limits: &Limits) -> Inventory {
     let gpus = found(gpus, &mut warnings);
     let (disks, other_media) = found(disks, &mut warnings).into_iter().partition(|disk| disk.kind.is_storage());
     let nics = found(nics, &mut warnings);
+    let bmc = found(bmc, &mut warnings);
     Inventory {
         uuid: dmi.uuid,
         kind: dmi.kind,
@@ -119,6 +129,7 @@ pub fn read_within(roots: &Roots, limits: &Limits) -> Inventory {
         disks,
         other_media,
         nics,
+        bmc,
         warnings,
     }
 }

@@ -5,6 +5,7 @@ pub mod chroot;
 pub mod clock;
 pub mod clock_state;
 pub mod firmware;
+pub mod ipmi;
 pub mod kexec;
 pub mod module;
 pub mod nvme;
