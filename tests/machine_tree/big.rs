@@ -53,6 +53,7 @@ fn write_cpus(lines: &mut String, cores: u32) -> std::fmt::Result {
     for list in ["online", "possible", "present"] {
         writeln!(lines, "sys/devices/system/cpu/{list}: 0-{}", all - 1)?;
     }
+    writeln!(lines, "sys/devices/system/cpu/kernel_max: 8191")?;
     for cpu in 0..all {
         let dir = format!("sys/devices/system/cpu/cpu{cpu}");
         let (sibling, socket) = ((cpu + 2 * cores) % all, cpu / cores % 2);
