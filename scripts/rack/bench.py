@@ -1,9 +1,10 @@
 """scripts/bench: what the promises cost, measured.
 
-boot     sizes of what is shipped; from power-on to a machine that waits for work
-install  from power-on to a login; the image's bytes a second; memory
+boot       sizes of what is shipped; from power-on to a machine that waits for work
+install    from power-on to a login; the image's bytes a second; memory
+inventory  what is in a big server (a tree of its files), beside lscpu and lsblk
 
-The rival, on the same kind of machine, for the same image, booted by PXE too: busybox that runs
+The rival of the first two, on the same kind of machine, for the same image, booted by PXE too: busybox that runs
 `curl | zstd -d | tar -x`. The ratio says how many times better ours is; below 1 the rival is.
 """
 
@@ -16,7 +17,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from . import rival, terminal, timeline
+from . import inventory_bench, rival, terminal, timeline
 from .commands import LabError
 from .lab import IMAGE_ID, build
 from .machine import DISK_DEVICES, FIRMWARES, MachineOptions, accelerator
@@ -129,19 +130,21 @@ def peak_memory_mib(machine):
     return round(float(match[1]) * TO_MIB[match[2]], 1) if match else None
 
 
+# Those that take a rack with a machine.
 BENCHES = {"boot": bench_boot, "install": bench_install}
+INVENTORY = "inventory"
 
 
 def main(argv=None):
     keep_lines = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__, formatter_class=keep_lines)
-    parser.add_argument("name", choices=sorted(BENCHES))
+    parser.add_argument("name", choices=sorted([*BENCHES, INVENTORY]))
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.add_argument("--firmware", choices=FIRMWARES, default="bios")
     parser.add_argument("--disk", choices=sorted(DISK_DEVICES), default="virtio")
     args = parser.parse_args(argv)
     screen = terminal.Terminal()
-    if os.geteuid() != 0:
+    if args.name in BENCHES and os.geteuid() != 0:
         screen.line("error: network namespaces and taps need root: run it with sudo")
         return 1
     try:
@@ -152,16 +155,21 @@ def main(argv=None):
     except KeyboardInterrupt:
         return 130
     if args.format == "json":
-        document = {"bench": args.name, "accelerator": accelerator(), "rows": rows}
+        document = {"bench": args.name, "rows": rows}
+        if args.name in BENCHES:
+            document["accelerator"] = accelerator()
         print(json.dumps(document, indent=2, ensure_ascii=False))
     else:
-        keys = ("name", "value", "unit", "aim", "rival", "ratio")
-        cells = [["-" if r[key] is None else r[key] for key in keys] for r in rows]
-        print(terminal.table(cells, ("measured", "ours", "unit", "aim", "curl | zstd | tar", "ratio")))
+        rival_name = inventory_bench.RIVAL if args.name == INVENTORY else "curl | zstd | tar"
+        columns = {"name": "measured", "value": "ours", "unit": "unit", "aim": "aim", "rival": rival_name, "ratio": "ratio"}
+        cells = [["-" if r.get(key) is None else r[key] for key in columns] for r in rows]
+        print(terminal.table(cells, tuple(columns.values())))
     return 0
 
 
 def measure(args, screen):
+    if args.name == INVENTORY:
+        return inventory_bench.measure(screen)
     build(screen, str(SCRIPTS / "build"))
     image = Path(build(screen, str(SCRIPTS / "image"), "debian-12")) if args.name == "install" else None
     with Rack() as rack, screen.step(f"bench {args.name} ({accelerator()})"):

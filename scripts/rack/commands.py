@@ -37,7 +37,7 @@ def in_namespace(namespace, argv):
     return ["ip", "netns", "exec", namespace, *argv] if namespace else argv
 
 
-def run(argv, namespace=None, timeout=120, env=None, stdin=None):
+def run(argv, namespace=None, timeout=120, env=None, stdin=None, cwd=None):
     """Runs a program to its end; returns what it printed on standard output."""
     argv = in_namespace(namespace, argv)
     try:
@@ -51,6 +51,7 @@ def run(argv, namespace=None, timeout=120, env=None, stdin=None):
             errors="replace",
             timeout=timeout,
             env={**os.environ, **(env or {})},
+            cwd=cwd,
             check=False,
         )
     except FileNotFoundError as error:

@@ -20,5 +20,13 @@ pub(crate) async fn run(agent: &Agent) -> Result<Inventory> {
         facts.disks.len(),
         facts.nics.len()
     );
+    if let Some(bmc) = &facts.bmc {
+        let address = bmc.lan.as_ref().and_then(|lan| lan.address);
+        info!(
+            "BMC at {}, firmware {}",
+            address.map_or_else(|| "an unknown address".to_owned(), |address| address.to_string()),
+            bmc.firmware.as_deref().unwrap_or("unknown"),
+        );
+    }
     Ok(facts)
 }

@@ -7,6 +7,7 @@
 //! As JSON an [`Inventory`] is a superset of the REST machine's `hardware` object.
 
 pub mod attribute;
+pub mod bmc;
 pub mod command;
 pub mod cpu;
 mod cpu_facts;
@@ -23,6 +24,7 @@ pub mod nic;
 pub mod pci;
 pub mod pci_names;
 pub mod placeholder;
+pub mod readers;
 pub mod smbios;
 pub mod table;
 pub mod tpm;
@@ -33,6 +35,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
 
+use self::readers::{Limits, found, start_reader as start};
 use crate::config::cmdline::Cmdline;
 use crate::sys::firmware::Firmware;
 use crate::sys::roots::Roots;
@@ -89,6 +92,9 @@ pub struct Inventory {
     pub nics: Vec<nic::Nic>,
     /// All PCI functions, for the record.
     pub pci: Vec<pci::PciDevice>,
+    /// The machine's management controller; absent when there is none, or no driver for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bmc: Option<bmc::Bmc>,
     /// What could not be found, and what was taken instead.
     pub warnings: Vec<String>,
 }
@@ -108,17 +114,49 @@ impl<T> Reading<T> {
     }
 }
 
-/// Reads everything that the kernel tells about the machine under `roots`. Changes nothing, and never fails.
+/// Reads everything that the kernel tells about the machine under `roots`, all sources at the same time. Changes
+/// nothing, never fails, and ends within its limits: a source that hangs is given up and named in the warnings.
 pub fn read(roots: &Roots) -> Inventory {
+    read_within(roots, &Limits::default())
+}
+
+/// [`read`] with other limits.
+pub fn read_within(roots: &Roots, limits: &Limits) -> Inventory {
+    // All are started before the first is waited for.
+    let uuid = start("machine id", limits.files, roots, machine_id::read);
+    let dmi = start("DMI", limits.files, roots, dmi::read);
+    let firmware = start("firmware", limits.files, roots, firmware::read);
+    let secure_boot = start("Secure Boot", limits.files, roots, firmware::read_secure_boot);
+    let tpm = start("TPM", limits.files, roots, tpm::read);
+    let memory = start("memory", limits.files, roots, memory::read);
+    let memory_nodes = start("memory nodes", limits.files, roots, memory::read_nodes);
+    let dimms = start("memory modules", limits.files, roots, dimm::read);
+    let cpus = start("CPU", limits.files, roots, cpu::read);
+    let devices = start("PCI", limits.files, roots, read_devices);
+    let storage = start("disks", limits.disks, roots, disk::read);
+    let nics = start("NICs", limits.files, roots, nic::read);
+    let bmc = start("BMC", limits.bmc, roots, {
+        // What it has said until then is kept only if the reader ends before it is given up.
+        let limit = limits.bmc * 3 / 4;
+        move |roots| bmc::read(roots, limit)
+    });
+
+    // Waited for in this order, so the warnings are in this order too, whoever is first.
     let mut warnings = Vec::new();
-    let uuid = machine_id::read(roots).into_found(&mut warnings);
-    let dmi = dmi::read(roots).into_found(&mut warnings);
-    let memory = memory::read(roots).into_found(&mut warnings);
-    let pci = pci::read(roots).into_found(&mut warnings);
-    let gpus = gpu::pick(roots, &pci);
-    // Last: disks may take their time, and all the rest is known by then.
-    let storage = disk::read(roots).into_found(&mut warnings);
+    let uuid = found(uuid, &mut warnings);
+    let dmi = found(dmi, &mut warnings);
+    let firmware = found(firmware, &mut warnings);
+    let secure_boot = found(secure_boot, &mut warnings);
+    let tpm = found(tpm, &mut warnings);
+    let memory = found(memory, &mut warnings);
+    let memory_nodes = found(memory_nodes, &mut warnings);
+    let dimms = found(dimms, &mut warnings);
+    let cpus = found(cpus, &mut warnings);
+    let (pci, gpus) = found(devices, &mut warnings);
+    let storage = found(storage, &mut warnings);
     let (disks, other_media) = storage.disks.into_iter().partition(|disk| disk.kind.is_storage());
+    let nics = found(nics, &mut warnings);
+    let bmc = found(bmc, &mut warnings);
     let mut inventory = Inventory {
         uuid,
         kind: dmi.kind,
@@ -126,23 +164,31 @@ pub fn read(roots: &Roots) -> Inventory {
         board: dmi.board,
         chassis: dmi.chassis,
         bios: dmi.bios,
-        firmware: firmware::read(roots).into_found(&mut warnings),
-        secure_boot: firmware::read_secure_boot(roots).into_found(&mut warnings),
-        tpm: tpm::read(roots).into_found(&mut warnings),
+        firmware,
+        secure_boot,
+        tpm,
         memory: memory.map(|memory| memory.amount),
         memory_source: memory.map(|memory| memory.source),
-        memory_nodes: memory::read_nodes(roots).into_found(&mut warnings),
-        dimms: dimm::read(roots).into_found(&mut warnings),
-        cpus: cpu::read(roots).into_found(&mut warnings),
+        memory_nodes,
+        dimms,
+        cpus,
         gpus: gpus.nvidia,
         other_gpus: gpus.others,
         disks,
         other_media,
         nvme_controllers: storage.nvme_controllers,
-        nics: nic::read(roots).into_found(&mut warnings),
+        nics,
+        bmc,
         pci,
         warnings,
     };
     inventory.choose_gpus(&Cmdline::read(roots).unwrap_or_default());
     inventory
+}
+
+/// All PCI functions, and the GPUs among them.
+fn read_devices(roots: &Roots) -> Reading<(Vec<pci::PciDevice>, gpu::Gpus)> {
+    let Reading { found: pci, warnings } = pci::read(roots);
+    let gpus = gpu::pick(roots, &pci);
+    Reading { found: (pci, gpus), warnings }
 }

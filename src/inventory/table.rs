@@ -3,6 +3,7 @@
 use std::fmt::{self, Write};
 
 use super::Inventory;
+use super::bmc::Bmc;
 use super::disk::{Disk, DiskKind, Transport};
 use super::dmi::MachineKind;
 use super::memory::MemorySource;
@@ -64,7 +65,20 @@ fn write_machine(f: &mut fmt::Formatter<'_>, inventory: &Inventory) -> fmt::Resu
         Firmware::Bios => "BIOS",
     });
     line("Firmware", join(&[mode, bios.vendor.as_deref(), bios.version.as_deref(), bios.date.as_deref()]))?;
-    line("Memory", memory(inventory))
+    line("Memory", memory(inventory))?;
+    line("BMC", inventory.bmc.as_ref().map(bmc).unwrap_or_default())
+}
+
+fn bmc(bmc: &Bmc) -> String {
+    let lan = bmc.lan.clone().unwrap_or_default();
+    let parts = [
+        lan.address.map(|address| address.to_string()),
+        lan.mac,
+        bmc.manufacturer.clone(),
+        bmc.firmware.as_ref().map(|version| format!("firmware {version}")),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { "there, but it does not answer".to_owned() } else { parts.join(", ") }
 }
 
 /// Memory is sold in powers of two, unlike disks.
@@ -211,6 +225,7 @@ fn cut(text: &str, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inventory::bmc::Lan;
 
     #[test]
     fn long_cells_are_cut_so_that_the_page_holds() {
@@ -220,5 +235,16 @@ mod tests {
         assert_eq!(widths[2], 1);
         assert_eq!(cut("Micron_7450", 6), "Micro…");
         assert_eq!(cut("\x1b[2J", 9), "\u{fffd}[2J");
+    }
+
+    #[test]
+    fn a_bmc_is_one_line_of_what_it_told() {
+        let lan = Lan { channel: 1, address: Some([10, 1, 2, 3].into()), ..Lan::default() };
+        let told = Bmc { firmware: Some("1.74".to_owned()), lan: Some(lan), ..Bmc::default() };
+        let line =
+            |bmc| Table(&Inventory { bmc, ..Inventory::default() }).to_string().lines().last().map(str::to_owned);
+        assert_eq!(line(Some(told)).as_deref(), Some("BMC       10.1.2.3, firmware 1.74"));
+        assert_eq!(line(Some(Bmc::default())).as_deref(), Some("BMC       there, but it does not answer"));
+        assert!(!Table(&Inventory::default()).to_string().contains("BMC"));
     }
 }

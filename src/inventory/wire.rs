@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use super::bmc::{Bmc, fru::Fru};
 use super::disk::Disk;
 use super::dmi::{Bios, MachineKind};
 use super::nic::Nic;
@@ -62,12 +63,10 @@ impl Inventory {
     }
 
     /// The BMC. A virtual machine has none of its own: it is given the virtual BMC that mini-lab runs for it on
-    /// `virtual_bmc_host`. A server's is left empty here, as it takes asking the BMC.
+    /// `virtual_bmc_host`. User and password of a server's are left empty here, as nobody has made them yet.
     pub fn wire_ipmi(&self, virtual_bmc_host: &str) -> grpc::MachineIpmi {
         match self.kind {
-            MachineKind::Server => {
-                grpc::MachineIpmi { interface: "lanplus".to_owned(), ..grpc::MachineIpmi::default() }
-            }
+            MachineKind::Server => wire_bmc(&self.bmc.clone().unwrap_or_default()),
             MachineKind::Virtual => grpc::MachineIpmi {
                 address: format!("{virtual_bmc_host}:{}", self.virtual_bmc_port()),
                 mac: ZERO_MAC.to_owned(),
@@ -87,6 +86,33 @@ impl Inventory {
         let last_byte =
             nic.and_then(|nic| nic.mac.rsplit(':').next()).and_then(|byte| u8::from_str_radix(byte, 16).ok());
         VIRTUAL_BMC_FIRST_PORT + u16::from(last_byte.unwrap_or(0))
+    }
+}
+
+/// What `ipmitool lan print`, `bmc info` and `fru` tell.
+fn wire_bmc(bmc: &Bmc) -> grpc::MachineIpmi {
+    const PORT: u16 = 623;
+    let lan = bmc.lan.clone().unwrap_or_default();
+    grpc::MachineIpmi {
+        address: lan.address.map(|address| format!("{address}:{PORT}")).unwrap_or_default(),
+        mac: lan.mac.unwrap_or_default(),
+        interface: "lanplus".to_owned(),
+        bmc_version: bmc.firmware.clone().unwrap_or_default(),
+        fru: bmc.fru.clone().map(wire_fru),
+        ..grpc::MachineIpmi::default()
+    }
+}
+
+fn wire_fru(fru: Fru) -> grpc::MachineFru {
+    grpc::MachineFru {
+        chassis_part_number: fru.chassis_part_number,
+        chassis_part_serial: fru.chassis_serial,
+        board_mfg: fru.board_manufacturer,
+        board_mfg_serial: fru.board_serial,
+        board_part_number: fru.board_part_number,
+        product_manufacturer: fru.product_manufacturer,
+        product_part_number: fru.product_part_number,
+        product_serial: fru.product_serial,
     }
 }
 
@@ -135,6 +161,7 @@ mod tests {
     use super::super::gpu;
     use super::super::pci::PciDevice;
     use super::*;
+    use crate::inventory::bmc;
     use crate::sys::roots::Roots;
 
     fn nic(name: &str, mac: &str, physical: bool) -> Nic {
@@ -194,5 +221,29 @@ mod tests {
         let (_, bios, ipmi) = server.to_register(&BTreeMap::new());
         assert_eq!((bios.version.as_str(), bios.vendor.as_str(), bios.date.as_str()), ("2.1", "Acme", "UNKNOWN"));
         assert_eq!(ipmi.address, "");
+    }
+
+    #[test]
+    fn a_servers_bmc_is_told_in_the_words_of_ipmitool() {
+        let lan = bmc::Lan {
+            channel: 1,
+            address: Some([10, 1, 2, 3].into()),
+            mac: Some("ac:1f:6b:01:02:03".to_owned()),
+            ..bmc::Lan::default()
+        };
+        let fru = Fru { board_manufacturer: Some("Acme".to_owned()), ..Fru::default() };
+        let bmc = Bmc { firmware: Some("1.74".to_owned()), lan: Some(lan), fru: Some(fru), ..Bmc::default() };
+        let server = Inventory { kind: MachineKind::Server, bmc: Some(bmc), ..Inventory::default() };
+        let (_, _, ipmi) = server.to_register(&BTreeMap::new());
+        let fru = grpc::MachineFru { board_mfg: Some("Acme".to_owned()), ..grpc::MachineFru::default() };
+        let expected = grpc::MachineIpmi {
+            address: "10.1.2.3:623".to_owned(),
+            mac: "ac:1f:6b:01:02:03".to_owned(),
+            interface: "lanplus".to_owned(),
+            bmc_version: "1.74".to_owned(),
+            fru: Some(fru),
+            ..grpc::MachineIpmi::default()
+        };
+        assert_eq!(ipmi, expected);
     }
 }

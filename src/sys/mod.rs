@@ -8,6 +8,7 @@ pub mod clock_state;
 pub mod ethtool;
 pub mod ethtool_flags;
 pub mod firmware;
+pub mod ipmi;
 pub mod kexec;
 pub mod module;
 pub mod nvme;

@@ -27,6 +27,8 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
+pub mod big;
+
 /// The tree of `tests/fixtures/<machine>/tree` in a temporary folder.
 pub fn build(machine: &str) -> TempDir {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(machine).join("tree");
