@@ -8,10 +8,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::thread;
 use std::time::{Duration, Instant};
 
+use super::super::readers::{DISK_LIMIT, each_within};
 use super::contents::{Found, find_tool, read_content};
 use super::health::{Health, parse_ata_status, parse_nvme_log};
 use super::nvme::{
@@ -23,9 +22,8 @@ use crate::sys::nvme::Identify;
 use crate::sys::roots::Roots;
 use crate::sys::{ata, nvme};
 
-/// For one disk. A hard disk that stands still takes ten seconds to spin up, and is then told without its contents.
-const LIMIT: Duration = Duration::from_secs(5);
-/// Less than that, so that the thread ends and can say what took so long.
+/// Less than a disk's limit, so that the thread ends and can say what took so long. A hard disk that stands still takes
+/// ten seconds to spin up, and is then told without its contents.
 const COMMAND_LIMIT: Duration = Duration::from_secs(4);
 
 /// What one disk answered; each part that it did not answer has a sentence in `warnings`.
@@ -51,38 +49,28 @@ struct Question {
 /// Adds to `storage` what its disks and controllers say; gives the sentences on what they did not.
 pub(super) fn ask(roots: &Roots, storage: &mut Storage) -> Vec<String> {
     let mut warnings = Vec::new();
-    let tool = find_tool();
-    let asked: Vec<Question> =
-        storage.disks.iter().filter(|disk| is_worth_asking(disk)).map(|disk| question(roots, disk, &tool)).collect();
-    if tool.is_none() && !asked.is_empty() {
-        warnings.push("disks: blkid is not there, so what is on the disks is not told".to_owned());
-    }
-    // All are asked before the first is waited for.
-    let controllers: Vec<_> = storage
-        .nvme_controllers
-        .iter()
-        .map(|controller| {
-            let (name, node) = (controller.name.clone(), roots.dev.join(&controller.name));
-            Pending::start(controller.name.clone(), LIMIT, move || ask_controller(&name, &node))
-        })
-        .collect();
-    let disks: Vec<_> = asked
-        .into_iter()
-        .map(|question| Pending::start(question.name.clone(), LIMIT, move || ask_disk(&question)))
-        .collect();
-    for (controller, pending) in storage.nvme_controllers.iter_mut().zip(controllers) {
-        match pending.wait() {
+    let controllers = storage.nvme_controllers.iter().map(|controller| {
+        let (name, node) = (controller.name.clone(), roots.dev.join(&controller.name));
+        (controller.name.clone(), (name, node))
+    });
+    let answers = each_within(DISK_LIMIT, controllers.collect(), |(name, node)| ask_controller(&name, &node));
+    for (controller, answer) in storage.nvme_controllers.iter_mut().zip(answers) {
+        match answer {
             Ok(answer) => take_controller(controller, answer, &mut warnings),
-            Err(sentence) => warnings.push(sentence),
+            Err(given_up) => warnings.push(given_up.to_string()),
         }
     }
-    let mut answers = disks.into_iter().map(|pending| (pending.name.clone(), pending.wait())).peekable();
-    // Both lists are in the same order, one being a part of the other.
-    for disk in &mut storage.disks {
-        let Some((_, answer)) = answers.next_if(|(name, _)| *name == disk.name) else { continue };
+    let tool = find_tool();
+    let mut disks: Vec<&mut Disk> = storage.disks.iter_mut().filter(|disk| is_worth_asking(disk)).collect();
+    if tool.is_none() && !disks.is_empty() {
+        warnings.push("disks: blkid is not there, so what is on the disks is not told".to_owned());
+    }
+    let questions = disks.iter().map(|disk| (disk.name.clone(), question(roots, disk, &tool)));
+    let answers = each_within(DISK_LIMIT, questions.collect(), |question| ask_disk(&question));
+    for (disk, answer) in disks.iter_mut().zip(answers) {
         match answer {
             Ok(answer) => take_answer(disk, answer, roots, &mut warnings),
-            Err(sentence) => warnings.push(sentence),
+            Err(given_up) => warnings.push(given_up.to_string()),
         }
     }
     warnings
@@ -240,37 +228,6 @@ fn open_device(node: &Path) -> io::Result<Option<File>> {
     File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(node).map(Some)
 }
 
-/// A thread that may never come back.
-struct Pending<T> {
-    name: String,
-    limit: Duration,
-    began: Instant,
-    answer: Option<Receiver<T>>,
-}
-
-impl<T: Send + 'static> Pending<T> {
-    fn start(name: String, limit: Duration, ask: impl FnOnce() -> T + Send + 'static) -> Self {
-        let (sender, answer) = channel();
-        let thread = thread::Builder::new().name(name.clone()).spawn(move || {
-            // Nobody listens any more when it took too long.
-            let _ = sender.send(ask());
-        });
-        Self { name, limit, began: Instant::now(), answer: thread.ok().map(|_| answer) }
-    }
-
-    /// # Errors
-    ///
-    /// The sentence for the reader of the inventory.
-    fn wait(self) -> Result<T, String> {
-        let Self { name, limit, began, answer } = self;
-        let answer = answer.ok_or_else(|| format!("{name}: not asked, no thread could be started"))?;
-        answer.recv_timeout(limit.saturating_sub(began.elapsed())).map_err(|error| match error {
-            RecvTimeoutError::Timeout => format!("{name}: does not answer within {} s, given up", limit.as_secs_f32()),
-            RecvTimeoutError::Disconnected => format!("{name}: the thread that asked it died"),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -313,15 +270,5 @@ mod tests {
         let controller = ask_controller("nvme0", Path::new("/dev/null"));
         assert_eq!(controller.warnings.len(), 3, "{:?}", controller.warnings);
         assert!(controller.warnings.iter().all(|warning| warning.starts_with("NVMe controller nvme0: ")));
-    }
-
-    #[test]
-    fn a_disk_that_never_answers_is_given_up_and_named() {
-        // Held until the end of the test: the thread waits for it.
-        let (_hold, never) = channel::<()>();
-        let pending = Pending::start("/dev/sdq".to_owned(), Duration::from_millis(20), move || {
-            let _ = never.recv();
-        });
-        assert_eq!(pending.wait(), Err("/dev/sdq: does not answer within 0.02 s, given up".to_owned()));
     }
 }
