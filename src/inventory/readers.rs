@@ -58,19 +58,6 @@ pub enum GivenUp {
     NoThread { what: String, source: io::Error },
 }
 
-/// `work` on a thread of its own, for at most `limit`.
-///
-/// # Errors
-///
-/// See [`GivenUp`], which names `what`.
-pub fn within<T: Send + 'static>(
-    limit: Duration,
-    what: &str,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, GivenUp> {
-    Question::ask(limit, what, work).answer()
-}
-
 /// `work` on every item (its name beside it), many at once, each for at most `limit`. Answers are in the items' order.
 pub fn each_within<I: Send + 'static, T: Send + 'static>(
     limit: Duration,
@@ -110,6 +97,10 @@ impl<T: Send + 'static> Question<T> {
     }
 
     /// Waits for what is left of the limit.
+    ///
+    /// # Errors
+    ///
+    /// See [`GivenUp`], which names what was asked.
     pub fn answer(self) -> Result<T, GivenUp> {
         let Self { what, limit, asked_at, pending } = self;
         let Pending { answer, end } = pending?;
@@ -222,7 +213,11 @@ mod tests {
 
     #[test]
     fn a_thread_that_dies_is_no_answer() {
-        let error = within(Duration::from_secs(60), "reader", || -> u8 { std::panic::resume_unwind(Box::new(())) });
-        assert_eq!(error.expect_err("no answer").to_string(), "reader: the thread that asked ended without an answer");
+        let question =
+            Question::ask(Duration::from_secs(60), "reader", || -> u8 { std::panic::resume_unwind(Box::new(())) });
+        assert_eq!(
+            question.answer().expect_err("no answer").to_string(),
+            "reader: the thread that asked ended without an answer"
+        );
     }
 }
