@@ -21,6 +21,7 @@ from . import inventory_bench, rival, terminal, timeline
 from .commands import LabError
 from .lab import IMAGE_ID, build
 from .machine import DISK_DEVICES, FIRMWARES, MachineOptions, accelerator
+from .measured import row
 from .paths import DIST, SCRIPTS
 from .rack import INSTALL_TIMEOUT, Rack
 
@@ -31,17 +32,8 @@ IMAGE_WRITTEN = re.compile(r"drophammer: image written: .* in ([0-9.]+) s")
 TO_MIB = {"MiB": 1.0, "MB": 1e6 / (1 << 20), "kB": 1 / 1024}
 
 
-def row(name, value, unit, aim=None, rival_value=None, more_is_better=False):
-    """`rival_value`: the same, of the rival; None where it has nothing like it."""
-    value, rival_value = (None if v is None else round(v, 2) for v in (value, rival_value))
-    ratio = None
-    if value and rival_value:
-        ratio = round(value / rival_value if more_is_better else rival_value / value, 2)
-    return {"name": name, "value": value, "unit": unit, "aim": aim, "rival": rival_value, "ratio": ratio}
-
-
 def size_mb(name):
-    return round((DIST / name).stat().st_size / 1e6, 2)
+    return (DIST / name).stat().st_size / 1e6
 
 
 def sizes(other):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .commands import LabError, run
 from .lab import build
+from .measured import row
 from .paths import DIST, ROOT, SCRIPTS
 
 RUNS = 5
@@ -45,14 +46,7 @@ def measure_tree(tree, name, cpus, disks, aim):
     check_rival(lscpu, lsblk, cpus, disks)
     our_s = fastest(ours)
     rival_s = fastest(lscpu) + fastest(lsblk)
-    return {
-        "name": name,
-        "value": round(our_s, 3),
-        "unit": "s",
-        "aim": aim,
-        "rival": round(rival_s, 3),
-        "ratio": round(our_s / rival_s, 2),
-    }
+    return row(name, our_s, "s", aim, rival_s)
 
 
 def check(argv, cpus, disks, found):

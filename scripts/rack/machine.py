@@ -44,7 +44,8 @@ class MachineOptions:
     memory_mib: int = 512
     disk: str = "virtio"
     disk_gib: int = 8
-    cpus: int = 2
+    cpus: int | str = 2
+    """Of `-smp`: a number, or with the topology."""
     boot: Direct | None = None
     """None: by PXE."""
     capture: bool = False

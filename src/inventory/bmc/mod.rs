@@ -51,7 +51,9 @@ pub struct Bmc {
 /// The BMC, `None` when there is none. After `limit` nothing more is asked.
 pub fn read(roots: &Roots, limit: Duration) -> Reading<Option<Bmc>> {
     let mut warnings = Vec::new();
-    let found = match ipmi::device_path(roots).map(|path| Device::open(&path, limit)) {
+    // A device in a captured tree would be this machine's.
+    let device = ipmi::device_path(roots).filter(|_| roots.is_live());
+    let found = match device.map(|path| Device::open(&path, limit)) {
         None => read_sysfs(roots),
         Some(Ok(mut device)) => Some(ask_all(&mut device, &mut warnings)),
         Some(Err(error)) => {
