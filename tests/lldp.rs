@@ -33,22 +33,36 @@ struct Switch {
 impl Switch {
     /// `port_id`: how lldpd names its port: `local NAME`, `ifname` or `macaddress`.
     fn start(namespace: &Namespace, port: &str, name: &str, port_id: &[&str], dir: &Path) -> Self {
-        namespace.ip(&format!("link set {port} up"));
+        // So that it can send from its start on.
+        until(&format!("a carrier on {port}"), || {
+            namespace.ip(&format!("-o link show {port}")).contains("LOWER_UP").then_some(())
+        });
         let socket = dir.join(format!("{name}.sock"));
         let mut command = namespace.command("lldpd");
         command.args(["-d", "-I", port, "-C", port, "-S", "a switch", "-u"]).arg(&socket);
         let daemon = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starting lldpd");
         let switch = Self { daemon, socket, port: port.to_owned() };
-        until(&format!("lldpd listens on {}", switch.socket.display()), || {
-            switch.cli(&["configure", "lldp", "tx-interval", "1"])
+        let port_id = [&["configure", "lldp", "portidsubtype"], port_id].concat();
+        // lldpd pauses itself while it reads its files, and forgets what it was told meanwhile.
+        until(&format!("lldpd speaks on {port}"), || {
+            switch.cli(&["resume"])?;
+            switch.cli(&["configure", "lldp", "tx-interval", "1"])?;
+            switch.cli(&["configure", "lldp", "tx-hold", HOLD])?;
+            switch.cli(&["configure", "system", "hostname", name])?;
+            switch.cli(&port_id)?;
+            switch.speaks().then_some(())
         });
-        let configure = |words: &[&str]| {
-            switch.cli(&[&["configure"], words].concat()).unwrap_or_else(|| panic!("configuring {words:?}"));
-        };
-        configure(&["lldp", "tx-hold", HOLD]);
-        configure(&["system", "hostname", name]);
-        configure(&[&["lldp", "portidsubtype"], port_id].concat());
         switch
+    }
+
+    /// Whether it is as configured, and sends.
+    fn speaks(&self) -> bool {
+        thread::sleep(Duration::from_millis(1500));
+        let configuration = self.cli(&["-f", "keyvalue", "show", "configuration"]).unwrap_or_default();
+        let statistics = self.cli(&["-f", "keyvalue", "show", "statistics"]).unwrap_or_default();
+        let sent = format!("lldp.{}.tx.tx=", self.port);
+        configuration.lines().any(|line| line == "configuration.config.tx-delay=1")
+            && statistics.lines().any(|line| line.strip_prefix(&sent).is_some_and(|count| count != "0"))
     }
 
     /// `None` when lldpcli fails.
@@ -127,7 +141,16 @@ impl Machine {
 
     /// What is heard, as soon as it is as wanted.
     fn heard(&self, what: &str, wanted: impl Fn(&Neighbours) -> bool) -> Neighbours {
-        until(what, || self.heard.try_iter().find(&wanted))
+        let started = Instant::now();
+        let mut last = Neighbours::new();
+        while started.elapsed() < PATIENCE {
+            let Ok(heard) = self.heard.recv_timeout(PATIENCE) else { break };
+            if wanted(&heard) {
+                return heard;
+            }
+            last = heard;
+        }
+        panic!("never came: {what}; last heard: {last:#?}");
     }
 }
 
@@ -188,6 +211,7 @@ fn what_switches_announce_is_reported_and_what_we_announce_is_what_they_show() {
         .map(|(link, port, name, port_id, _)| {
             let namespace = Namespace::new(name);
             machine.plug(link, &namespace, port);
+            machine.ip(&format!("link set {link} up"));
             let switch = Switch::start(&namespace, port, name, port_id, dir.path());
             (namespace, switch)
         })
@@ -244,6 +268,8 @@ fn switches_on_one_link_are_told_apart_and_one_that_says_farewell_is_gone() {
     let (left, right) = (Namespace::new("left"), Namespace::new("right"));
     left.plug("swp1", &hub, "p1");
     right.plug("swp2", &hub, "p2");
+    left.ip("link set swp1 up");
+    right.ip("link set swp2 up");
     for port in ["p0", "p1", "p2"] {
         hub.ip(&format!("link set {port} master br0"));
     }
@@ -279,6 +305,7 @@ fn the_subcommand_prints_what_it_hears() {
     let machine = Namespace::new("machine");
     let left = Namespace::new("left");
     machine.plug("eth0", &left, "swp1");
+    machine.ip("link set eth0 up");
     let dir = tempfile::tempdir().unwrap();
     let _leaf = Switch::start(&left, "swp1", "leaf01", &["local", "Eth1/3"], dir.path());
     let lldp = |words: &[&str]| {
