@@ -48,6 +48,8 @@ class MachineOptions:
     """Of `-smp`: a number, or with the topology."""
     boot: Direct | None = None
     """None: by PXE."""
+    links: int = 1
+    """Network cards, all on the same bridge; the first is the one it boots over."""
     capture: bool = False
     """Writes every packet of the machine's card to NAME.pcap."""
     watchdog: bool = False
@@ -96,6 +98,7 @@ class Machine:
         self._qmp_socket = sockets / f"{self.name}.qmp"
         self._network = network
         self.tap = network.add_tap()
+        self._other_taps = [network.add_tap() for _ in range(1, options.links)]
         self._process = None
         self.qmp = None
         self.console = Console(directory / f"{self.name}.console")
@@ -194,6 +197,10 @@ class Machine:
         header = ",vnet_hdr=off" if self.options.capture else ""
         argv = ["-netdev", f"tap,id=net0,ifname={self.tap},script=no,downscript=no{header}"]
         argv += ["-device", f"virtio-net-pci,id=nic0,netdev=net0,mac={self.mac}{order}"]
+        for number, tap in enumerate(self._other_taps, 1):
+            mac = self.mac.replace(":00:", f":{number:02x}:", 1)
+            argv += ["-netdev", f"tap,id=net{number},ifname={tap},script=no,downscript=no"]
+            argv += ["-device", f"virtio-net-pci,id=nic{number},netdev=net{number},mac={mac}"]
         if self.options.capture:
             argv += ["-object", f"filter-dump,id=dump0,netdev=net0,file={self.pcap}"]
         return argv
