@@ -6,6 +6,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use thiserror::Error;
 
+use super::super::attribute;
+use super::super::placeholder::meaningful;
+
 /// The fields of FRU 0, the machine itself. Empty ones are absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Fru {
@@ -160,7 +163,7 @@ fn parse_fields(mut bytes: &[u8], is_english: bool) -> Vec<Option<String>> {
             2 => parse_six_bits(field),
             _ => parse_text(field, is_english),
         };
-        fields.push(crate::inventory::attribute::parse_text(text.as_bytes()));
+        fields.push(attribute::parse_text(text.as_bytes()).and_then(meaningful));
     }
     fields
 }
@@ -300,8 +303,9 @@ mod tests {
             parse_fields(&bytes, english);
         }
 
+        /// Such as nobody takes for a text that was left unfilled.
         #[test]
-        fn any_texts_come_back(texts in proptest::collection::vec("[!-~]{2,60}", 6)) {
+        fn any_texts_come_back(texts in proptest::collection::vec("Q[!-~]{1,40}7", 6)) {
             let fields: Vec<Vec<u8>> = texts.iter().map(|field| text(field)).collect();
             let fields: Vec<&[u8]> = fields.iter().map(Vec::as_slice).collect();
             let mut fru = Fru::default();

@@ -21,6 +21,7 @@ use serde::Serialize;
 
 use super::Reading;
 use super::attribute::{pci_address, read_device_path, read_flag, read_names, read_number, read_text};
+use super::placeholder::meaningful;
 use crate::sys::roots::Roots;
 use crate::sys::units::Bytes;
 
@@ -197,7 +198,7 @@ fn read_disk(dir: &Path, name: &str) -> Option<Disk> {
         read_only: read_flag(&block.join("ro")),
         transport,
         model: identity.model,
-        serial: identity.serial,
+        serial: identity.serial.and_then(meaningful),
         wwn: identity.wwn,
         firmware: identity.firmware,
         pci_address: pci_address(&device_path),
