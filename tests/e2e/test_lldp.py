@@ -1,12 +1,14 @@
 """Real switches' daemons (lldpd) beside a machine that must hear them before it registers."""
 
 import json
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 from rack import MachineOptions, commands
 
-from installation import power_on_and_wait
+from installation import event_names, power_on_and_wait
 
 
 class Switch:
@@ -44,16 +46,19 @@ class Switch:
 
 
 @pytest.fixture
-def switches(rack, tmp_path):
+def switches(rack):
     made = []
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)  # lldpd gives up being root before it connects to its socket
 
-    def start():
-        made.append(Switch(rack, len(made) + 1, tmp_path))
-        return made[-1]
+        def start():
+            made.append(Switch(rack, len(made) + 1, directory))
+            return made[-1]
 
-    yield start
-    for switch in made:
-        switch.stop()
+        yield start
+        for switch in made:
+            switch.stop()
 
 
 def neighbours(rack, machine):
@@ -85,4 +90,4 @@ def test_a_machine_that_hears_no_switch_says_so_and_is_not_registered(rack):
     machine.power_on()
     crash = rack.wait_for_event(machine, "Crashed", fatal=())
     assert "switches" in crash["message"] and "drophammer.lldp=optional" in crash["message"], crash
-    assert not rack.anvil.machine(machine.id), "it is registered"
+    assert "Registering" not in event_names(rack, machine)

@@ -59,6 +59,11 @@ impl Identity {
         self.uuid.map(|uuid| uuid.to_string()).unwrap_or_default()
     }
 
+    /// Whether it is this machine that speaks: a bridge or a loop in the cabling leads from one link to another.
+    fn is_of(&self, neighbour: &Neighbour) -> bool {
+        self.uuid.is_some() && neighbour.system_name.as_deref() == Some(self.system_name().as_str())
+    }
+
     /// Never contains the word "provisioned", which switch agents take for the phone-home of an installed machine.
     fn system_description(&self) -> String {
         let ip = self.ip.map(|ip| ip.to_string()).unwrap_or_default();
@@ -251,6 +256,9 @@ fn note(link: &EthernetLink, neighbour: Neighbour, shared: &Shared) {
     let now = Instant::now();
     let key = (neighbour.chassis_id.clone(), neighbour.port_id.clone());
     let mut state = shared.state();
+    if state.identity.is_of(&neighbour) {
+        return debug!(link = %link.name, port = %neighbour.port_id, "another link of this machine is on the same wire");
+    }
     let heard = state.heard.entry(link.name.clone()).or_default();
     heard.retain(|_, heard| heard.until > now);
     if neighbour.time_to_live.is_zero() {
@@ -333,6 +341,18 @@ mod tests {
         lldp.hear("eth0", neighbour("p2", 0));
         tokio::time::advance(Duration::from_secs(15)).await;
         assert_eq!(ports(&lldp), [("eth0".to_owned(), 1)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_machine_is_no_neighbour_of_itself() {
+        let uuid: Uuid = "00112233-4455-6677-8899-aabbccddeeff".parse().unwrap();
+        let identity =
+            Identity { uuid: Some(uuid), ip: None, version: String::new(), started: OffsetDateTime::UNIX_EPOCH };
+        let lldp = Lldp::idle(identity);
+        lldp.hear("eth0", Neighbour { system_name: Some(uuid.to_string()), ..neighbour("eth1", 20) });
+        assert!(lldp.neighbours().is_empty());
+        lldp.hear("eth0", Neighbour { system_name: Some("leaf01".into()), ..neighbour("swp1", 20) });
+        assert_eq!(lldp.neighbours().len(), 1);
     }
 
     /// Two switches are heard, on two links.
