@@ -122,7 +122,7 @@ def run_lab(args, screen):
         for machine in machines:
             show(rack, machine, logins[machine], screen)
         if args.keep:
-            stay(rack, screen, image_id, layout_id)
+            stay(rack, screen, image_id, layout_id, machines)
 
 
 def prepare(rack, args, image, screen):
@@ -188,7 +188,7 @@ def show(rack, machine, logged_in_at, screen):
     screen.line(terminal.table(rows, ("phase", "start s", "took s")))
 
 
-def stay(rack, screen, image_id, layout_id):
+def stay(rack, screen, image_id, layout_id, installed=()):
     inside = f"ip netns exec {rack.network.namespace}"
     anvil = f"{inside} {rack.anvil.binary}"
     screen.line()
@@ -199,7 +199,8 @@ def stay(rack, screen, image_id, layout_id):
     for machine in rack.machines:
         screen.line(f"console socat -,raw,echo=0,escape=0x1d UNIX-CONNECT:{machine.serial_socket}   (Ctrl-] leaves)")
         screen.line(f"        tail -f {machine.console.path}   ({machine.name}, {machine.id})")
-    screen.line(f"SSH     {inside} {' '.join(rack.ssh_command())} metal@ADDRESS")
+    for address in [rack.address(machine) for machine in installed] or ["ADDRESS"]:
+        screen.line(f"SSH     {inside} {' '.join(rack.ssh_command())} metal@{address}")
     screen.line("Ctrl-C ends it and cleans up.")
     while True:
         time.sleep(3600)
