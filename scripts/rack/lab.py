@@ -9,7 +9,7 @@ from pathlib import Path
 
 from . import initramfs, network, terminal, timeline
 from .anvil import HTTP_PORT
-from .commands import LabError
+from .commands import CommandFailed, LabError
 from .machine import DISK_DEVICES, FIRMWARES, MachineOptions, accelerator
 from .paths import DIST, ROOT, SCRIPTS
 from .rack import INSTALL_TIMEOUT, REGISTER_TIMEOUT, Rack, Settings
@@ -23,7 +23,10 @@ SHOW = [
     ("host name", "hostname"),
     ("disks", "lsblk -o NAME,SIZE,TYPE,FSTYPE,LABEL,MOUNTPOINTS"),
     ("/etc/resolv.conf", "cat /etc/resolv.conf"),
-    ("time server", "timedatectl show-timesync -p ServerName -p ServerAddress -p SystemNTPServers"),
+    (
+        "time server",
+        "timedatectl show-timesync -p ServerName -p ServerAddress -p SystemNTPServers 2>/dev/null || chronyc -n sources",
+    ),
 ]
 
 
@@ -181,7 +184,10 @@ def describe(progress):
 def show(rack, machine, logged_in_at, screen):
     screen.line()
     for title, command in SHOW:
-        answer = rack.ssh(machine, command).strip()
+        try:
+            answer = rack.ssh(machine, command).strip()
+        except CommandFailed as error:  # an image may lack the program
+            answer = f"({error.output.strip().splitlines()[-1] if error.output.strip() else 'no answer'})"
         screen.line(f"{machine.name}: {title}\n    " + answer.replace("\n", "\n    "))
     rows = timeline.of_machine(machine, rack.provisioning(machine), rack.events(machine), logged_in_at)
     screen.line()
