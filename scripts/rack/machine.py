@@ -43,7 +43,8 @@ class MachineOptions:
     firmware: str = "bios"
     memory_mib: int = 512
     disk: str = "virtio"
-    disk_gib: int = 8
+    disk_gib: int = 4
+    """The host sets it aside when the agent has it zeroed."""
     cpus: int | str = 2
     """Of `-smp`: a number, or with the topology."""
     boot: Direct | None = None
