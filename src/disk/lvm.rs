@@ -44,8 +44,13 @@ pub fn create_group(group: &GroupPlan, devices: &[PathBuf]) -> Result<()> {
     verify_group(group, devices)
 }
 
-/// Makes the nodes of a group's volumes.
+/// Makes the nodes of a group's volumes. The group must be whole: lvm would start a mirror with one half.
 pub fn activate_group(group: &GroupPlan, devices: &[PathBuf]) -> Result<()> {
+    let [found] = &read_groups(group, devices)?[..] else { bail!("there is no volume group {}", group.name) };
+    let (expected, known) = (group.devices.len().to_string(), &found.pv_count);
+    ensure!(*known == expected, "volume group {} has {known} devices instead of {expected}", group.name);
+    let missing = &found.vg_missing_pv_count;
+    ensure!(missing == "0", "volume group {} lacks {missing} of its devices", group.name);
     run_tool(LVM, &arguments("vgchange", devices, &["--activate", "y", &group.name]))?;
     for volume in &group.volumes {
         let node = volume_node(&group.name, &volume.name);
@@ -103,18 +108,22 @@ fn volume_arguments(group: &GroupPlan, volume: &VolumePlan, devices: &[PathBuf])
 }
 
 fn verify_group(group: &GroupPlan, devices: &[PathBuf]) -> Result<()> {
-    let report = ["--reportformat", "json", "--units", "b", "--nosuffix"];
-    let fields = |fields: &'static str| [report.as_slice(), &["--options", fields]].concat();
-    let volumes = [fields("lv_name,lv_size,segtype"), vec![group.name.as_str()]].concat();
-    let volumes = parse_report(&read_tool(LVM, &arguments("lvs", devices, &volumes))?)?;
-    let groups = [fields("vg_name,vg_tags,pv_count"), vec![group.name.as_str()]].concat();
-    let groups = parse_report(&read_tool(LVM, &arguments("vgs", devices, &groups))?)?;
-    let mut differences = group_differences(group, &groups.vg);
+    let volumes = read_report("lvs", "lv_name,lv_size,segtype", group, devices)?;
+    let mut differences = group_differences(group, &read_groups(group, devices)?);
     differences.extend(volume_differences(group, &volumes.lv));
     if !differences.is_empty() {
         bail!("volume group {} is not as planned: {}", group.name, differences.join("; "));
     }
     Ok(())
+}
+
+fn read_groups(group: &GroupPlan, devices: &[PathBuf]) -> Result<Vec<FoundGroup>> {
+    Ok(read_report("vgs", "vg_name,vg_tags,pv_count,vg_missing_pv_count", group, devices)?.vg)
+}
+
+fn read_report(command: &str, fields: &str, group: &GroupPlan, devices: &[PathBuf]) -> Result<Report> {
+    let words = ["--reportformat", "json", "--units", "b", "--nosuffix", "--options", fields, &group.name];
+    parse_report(&read_tool(LVM, &arguments(command, devices, &words))?)
 }
 
 /// lvmreport(7): every value is a text.
@@ -132,6 +141,7 @@ struct FoundGroup {
     /// Joined by comma, sorted.
     vg_tags: String,
     pv_count: String,
+    vg_missing_pv_count: String,
 }
 
 #[derive(Deserialize)]
