@@ -18,6 +18,8 @@ use drophammer::disk::plan::{Firmware, Member, Mode, Place, Plan};
 use drophammer::disk::planner::plan;
 use drophammer::disk::release::release;
 use drophammer::sys::roots::Roots;
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use serde_json::{Value, json};
 
 /// A sparse file behind a loop device, both gone when dropped.
@@ -290,13 +292,14 @@ fn a_mirrored_system_is_made_stopped_and_assembled_again() {
     write_file(&made.0, "file", "mirrored");
     assert_released(&made.0);
     start_again(&made.0);
-    check_by_tools(&made.0);
-    assert_eq!(read_file(&made.0, "file"), "mirrored");
+    // Before anybody writes.
     for array in &made.0.arrays {
         let detail = output("mdadm", &["--detail", &array.device]);
         assert!(detail.contains("Version : 1.0") && detail.contains("State : clean"), "{detail}");
         assert!(!detail.contains("Resync Status"), "{detail}");
     }
+    check_by_tools(&made.0);
+    assert_eq!(read_file(&made.0, "file"), "mirrored");
 }
 
 #[test]
@@ -498,4 +501,95 @@ fn a_missing_tool_is_named_before_anything_is_written() {
     assert!(error.contains("mkfs.btrfs is needed for this layout and is not there"), "{error}");
     assert!(partition_node(&Roots::system(), &disk.facts().name, 1).is_err());
     assert_eq!(disk.hash(), before);
+}
+
+/// What the partitions with one number, on all disks, are used for.
+#[derive(Clone, Debug)]
+enum Row {
+    Plain(&'static str),
+    Array { level: &'static str, metadata: &'static str, format: &'static str },
+    Group { kind: &'static str, size_mib: u64, format: &'static str },
+    GroupOnArray { level: &'static str, format: &'static str },
+}
+
+fn any_row() -> impl Strategy<Value = Row> {
+    let format = || prop_oneof![Just("ext4"), Just("ext3"), Just("vfat"), Just("swap"), Just("none")];
+    let level = || prop_oneof![Just("0"), Just("1"), Just("")];
+    let metadata = prop_oneof![Just("0.90"), Just("1.0"), Just("1.1"), Just("1.2")];
+    let kind = prop_oneof![Just("linear"), Just("striped")];
+    prop_oneof![
+        format().prop_map(Row::Plain),
+        (level(), metadata, format()).prop_map(|(level, metadata, format)| Row::Array { level, metadata, format }),
+        (kind, 33_u64..60, format()).prop_map(|(kind, size_mib, format)| Row::Group { kind, size_mib, format }),
+        (level(), format()).prop_map(|(level, format)| Row::GroupOnArray { level, format }),
+    ]
+}
+
+/// A root file system on a disk of its own, and rows over the others.
+fn layout_of(disks: &[Loop], rows: &[(u64, Row)]) -> FilesystemLayout {
+    let (root, others) = disks.split_first().unwrap();
+    let numbered = || (1..).zip(rows);
+    let partitions: Vec<Value> =
+        numbered().map(|(number, (size, _)): (u32, _)| json!({"number": number, "size": size})).collect();
+    let mut tables: Vec<Value> =
+        others.iter().map(|disk| json!({"device": disk.device, "partitions": partitions})).collect();
+    tables.push(json!({"device": root.device}));
+    let mut filesystems = vec![json!({"device": root.device, "path": "/", "format": "ext4", "label": "root"})];
+    let (mut raid, mut groups, mut volumes) = (vec![], vec![], vec![]);
+    for (number, (_, row)) in numbered() {
+        let parts: Vec<String> = others.iter().map(|disk| format!("{}{number}", disk.device)).collect();
+        let mut add_group = |devices: &[String], kind: &str, size: u64| {
+            let group = free_group();
+            groups.push(json!({"name": group, "devices": devices}));
+            volumes.push(json!({"name": "v-1", "volumegroup": group, "size": size, "lvmtype": kind}));
+            format!("/dev/{group}/v-1")
+        };
+        match row {
+            Row::Plain(format) => {
+                filesystems.extend(parts.iter().map(|part| json!({"device": part, "format": format})));
+            }
+            Row::Array { level, metadata, format } => {
+                let name = free_array();
+                raid.push(json!({"arrayname": name, "devices": parts, "level": level,
+                    "createoptions": [format!("--metadata={metadata}")]}));
+                filesystems.push(json!({"device": name, "format": format}));
+            }
+            Row::Group { kind, size_mib, format } => {
+                let device = add_group(&parts, kind, *size_mib);
+                filesystems.push(json!({"device": device, "format": format}));
+            }
+            Row::GroupOnArray { level, format } => {
+                let name = free_array();
+                let device = add_group(std::slice::from_ref(&name), "linear", 36);
+                raid.push(json!({"arrayname": name, "devices": parts, "level": level}));
+                filesystems.push(json!({"device": device, "format": format}));
+            }
+        }
+    }
+    layout(json!({"disks": tables, "raid": raid, "volumegroups": groups, "logicalvolumes": volumes,
+        "filesystems": filesystems}))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 6, failure_persistence: None, max_shrink_iters: 0, rng_seed: RngSeed::Fixed(5), ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn any_layout_is_read_back_as_planned(
+        count in 2_usize..4,
+        sector_bytes in prop_oneof![Just(512_u32), Just(4096)],
+        rows in proptest::collection::vec((48_u64..90, any_row()), 1..5),
+    ) {
+        if kernel_has(&["raid0", "raid1", "dm_mod"]) {
+            let disks: Vec<Loop> = (0..=count).map(|_| Loop::new(512, sector_bytes)).collect();
+            let loops: Vec<&Loop> = disks.iter().collect();
+            let made = made(&layout_of(&disks, &rows), &loops, Mode::Install);
+            check_by_tools(&made.0);
+            assert_released(&made.0);
+            start_again(&made.0);
+            check_by_tools(&made.0);
+            assert_released(&made.0);
+        }
+    }
 }
