@@ -292,7 +292,7 @@ mod tests {
                 {"name": "a", "volumegroup": "vg", "size": 0, "lvmtype": "striped"},
                 {"name": "b", "volumegroup": "no", "size": 1, "lvmtype": "linear"}],
             "filesystems": [
-                {"device": "/dev/sdc", "format": "btrfs", "createoptions": ["-F 32"]},
+                {"device": "/dev/sdc", "format": "zfs", "createoptions": ["-F 32"]},
                 {"device": "tmpfs", "format": "tmpfs", "createoptions": ["a b"]}],
             "constraints": {"sizes": ["s", "s", "a*"], "images": {"*": "1", "debian": ">=1"}}
         }));
@@ -308,7 +308,7 @@ mod tests {
                 "logicalvolumes[0].size: only the last logical volume may have size 0",
                 "logicalvolumes[0].lvmtype: a striped volume needs at least 2 devices, volume group vg has 1",
                 "logicalvolumes[1].volumegroup: volume group \"no\" is not in this layout",
-                "filesystems[0].format: unsupported format \"btrfs\"; supported are vfat, ext3, ext4, xfs, btrfs, swap, tmpfs, none",
+                "filesystems[0].format: unsupported format \"zfs\"; supported are vfat, ext3, ext4, xfs, btrfs, swap, tmpfs, none",
                 "filesystems[0].device: /dev/sdc is not a device of this layout",
                 "filesystems[0].createoptions[0]: white space inside one option: \"-F 32\"; give each word as an option of its own",
                 "disks[0].partitions[2].number: partition number 4 is higher than the count of partitions, 3",
