@@ -21,9 +21,11 @@ use crate::client::events::Events;
 use crate::disk::apply::{ApplyError, apply, wipe_filesystems};
 use crate::disk::device::read_disks;
 use crate::disk::fstab::fstab;
+use crate::disk::lvm::LVMLOCAL_CONF;
 use crate::disk::mount::mount_all;
 use crate::disk::plan::{Mode, Plan};
 use crate::disk::planner::plan;
+use crate::disk::release::release;
 use crate::image::{self, DigestRule, Observer, Options, Source};
 use crate::os::{self, BootInfo, MadeFilesystem};
 use crate::sys::firmware::Firmware;
@@ -101,7 +103,11 @@ impl Installation<'_> {
         })
         .await?;
         // Only what is safely on the disk is reported as installed.
-        blocking(mounts, |mounts| mounts.unmount().context("unmounting the new system")).await?;
+        blocking((mounts, plan.clone()), |(mounts, plan)| {
+            mounts.unmount().context("unmounting the new system")?;
+            release(&plan).context("stopping the new system's arrays and volumes")
+        })
+        .await?;
         tell_peak_memory(self.agent);
         Ok(Installed {
             hostname: allocation.hostname.clone(),
@@ -157,12 +163,15 @@ impl Installation<'_> {
             timestamp: OffsetDateTime::now_utc(),
             firmware: plan.firmware,
             root_uuid: plan.root_uuid().context("the plan's root file system has no UUID")?,
-            md_uuid: None,
-            boot_disk: plan.boot_disk.clone(),
+            md_uuid: plan.root_array_uuid(),
+            boot_disks: plan.boot_disks(),
+            esp_members: plan.esp_members(),
+            arrays: plan.array_uuids(),
             esp_mounted: plan.esp().is_some(),
             filesystems: filesystems.collect(),
             fstab: fstab(plan, VERSION),
-            lvmlocal_conf: None,
+            // Upstream's agent has the file in any case.
+            lvmlocal_conf: Some(LVMLOCAL_CONF.to_owned()),
             resolvers: network.dns.clone(),
             ntp_servers: clock::servers(self.agent, self.session, self.connected),
             installed_over: Some(network.mac.to_string()),

@@ -43,7 +43,7 @@ pub struct Filesystem {
     /// Full path of the device; for tmpfs any text.
     #[serde(default, deserialize_with = "null_as_default")]
     pub device: String,
-    /// `vfat`, `ext3`, `ext4`, `swap`, `tmpfs` or `none`.
+    /// `vfat`, `ext3`, `ext4`, `xfs`, `btrfs`, `swap`, `tmpfs` or `none`.
     #[serde(default, deserialize_with = "null_as_default")]
     pub format: String,
     #[serde(default)]
@@ -57,7 +57,8 @@ pub struct Filesystem {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
-    /// `/dev/nvme0n1`.
+    /// `/dev/nvme0n1`; or, in the agent, `by-id:…`, `by-path:…`, `serial:…`, `wwn:…`, or words such as
+    /// `smallest nvme`.
     #[serde(default, deserialize_with = "null_as_default")]
     pub device: String,
     #[serde(default, deserialize_with = "null_as_default")]
@@ -131,7 +132,19 @@ pub struct Constraints {
     pub images: BTreeMap<String, String>,
 }
 
-/// Device node of partition `number` of `device`, as the model names it: a `p` between only for NVMe.
+/// Device node of partition `number` of `device`, as the model names it: a `p` between only for NVMe. A disk that is
+/// selected by something else than its path has partitions named as udev's links are: `serial:S3R1AL-part1`.
 pub fn partition_device(device: &str, number: u32) -> String {
-    if device.starts_with("/dev/nvme") { format!("{device}p{number}") } else { format!("{device}{number}") }
+    if is_selector(device) {
+        format!("{device}-part{number}")
+    } else if device.starts_with("/dev/nvme") {
+        format!("{device}p{number}")
+    } else {
+        format!("{device}{number}")
+    }
+}
+
+/// Whether a disk is named by something else than a path: an addition of ours, resolved on the machine.
+pub fn is_selector(device: &str) -> bool {
+    !device.is_empty() && !device.starts_with('/')
 }

@@ -1,6 +1,8 @@
-//! Carries out a plan: looks at the disks once more, then partitions, then file systems. And undoes what was made.
+//! Carries out a plan: looks at the disks once more, then partitions, arrays, volumes,
+//! file systems. And undoes what was made.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -8,9 +10,17 @@ use thiserror::Error;
 
 use super::device::{DiskFacts, partition_node, read_disk_at, read_signature};
 use super::filesystem::{make_filesystem, missing_tools};
-use super::partition::{blank_disk, erase_signatures, forget_partitions, partition_disk};
-use super::plan::{DiskAction, DiskPlan, FilesystemAction, FilesystemPlan, FilesystemUuid, Place, Plan};
+use super::kernel::prepare_kernel;
+use super::lvm::{LVM, activate_group, create_group, volume_node};
+use super::partition::{blank_disk, clear_ends, erase_signatures, forget_partitions, partition_disk};
+use super::plan::{
+    DiskAction, DiskPlan, FilesystemAction, FilesystemPlan, FilesystemUuid, Member, Place, Plan, StackAction,
+};
+use super::probe::{parse_raid_at_end, raid_super_at_end};
+use super::raid::{MDADM, assemble_array, create_array, is_running};
+use super::release::release;
 use super::table::{Copy, read_gpt};
+use super::tool::has_tool;
 use crate::sys::roots::Roots;
 
 /// Why a plan was not carried out, and whether disks have changed.
@@ -32,6 +42,8 @@ pub fn apply(plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<(), ApplyErr
         return Err(ApplyError::NotAsPlanned(faults));
     }
     make_disks(&roots, plan, progress)
+        .and_then(|()| make_arrays(&roots, plan, progress))
+        .and_then(|()| make_groups(&roots, plan, progress))
         .and_then(|()| make_filesystems(&roots, plan, progress))
         .map_err(ApplyError::HalfMade)
 }
@@ -54,9 +66,47 @@ fn make_disks(roots: &Roots, plan: &Plan, progress: &mut dyn FnMut(&str)) -> Res
     Ok(())
 }
 
+fn make_arrays(roots: &Roots, plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<()> {
+    for array in &plan.arrays {
+        let device = &array.device;
+        if array.action == StackAction::Keep {
+            progress(&format!("keeping {device}"));
+            continue;
+        }
+        let members = member_nodes(roots, plan, &array.members)?;
+        progress(&format!("making {} {device} of {}", array.level.as_str(), listed(&members)));
+        create_array(roots, array, &members)
+            .and_then(|()| clear_ends(Path::new(device)))
+            .with_context(|| format!("making {device}"))?;
+    }
+    Ok(())
+}
+
+fn make_groups(roots: &Roots, plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<()> {
+    for group in &plan.groups {
+        let name = &group.name;
+        if group.action == StackAction::Keep {
+            progress(&format!("keeping volume group {name}"));
+            continue;
+        }
+        let devices = member_nodes(roots, plan, &group.devices)?;
+        progress(&format!("making volume group {name} of {}", listed(&devices)));
+        create_group(group, &devices).with_context(|| format!("making volume group {name}"))?;
+        for volume in &group.volumes {
+            let node = volume_node(name, &volume.name);
+            clear_ends(&node).with_context(|| format!("clearing {}", node.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn listed(nodes: &[PathBuf]) -> String {
+    nodes.iter().map(|node| node.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
 fn make_filesystems(roots: &Roots, plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<()> {
     for filesystem in plan.filesystems.iter().filter(|fs| fs.action == FilesystemAction::Make) {
-        let node = node(roots, plan, filesystem)?;
+        let node = node(roots, plan, &filesystem.place)?;
         progress(&format!("making {} on {}", filesystem.format, node.display()));
         make_filesystem(filesystem, &node, plan.mode)
             .with_context(|| format!("making {} on {}", filesystem.format, node.display()))?;
@@ -64,16 +114,26 @@ fn make_filesystems(roots: &Roots, plan: &Plan, progress: &mut dyn FnMut(&str)) 
     Ok(())
 }
 
-/// The kernel's node for a file system's device.
-pub fn node(roots: &Roots, plan: &Plan, filesystem: &FilesystemPlan) -> Result<PathBuf> {
-    match &filesystem.place {
+/// The kernel's node of a place.
+pub fn node(roots: &Roots, plan: &Plan, place: &Place) -> Result<PathBuf> {
+    match place {
         Place::Partition { disk, number } => {
             let disk = plan.disk(disk).with_context(|| format!("{disk} is not in the plan"))?;
             partition_node(roots, &disk.disk.name, *number)
         }
         Place::WholeDisk { disk } => Ok(PathBuf::from(disk)),
-        Place::Memory => bail!("{} has no device", filesystem.format),
+        Place::Array { device } => Ok(PathBuf::from(device)),
+        Place::Volume { group, name } => Ok(volume_node(group, name)),
+        Place::Memory => bail!("what is in memory has no device"),
     }
+}
+
+/// In the members' order.
+pub fn member_nodes(roots: &Roots, plan: &Plan, members: &[Member]) -> Result<Vec<PathBuf>> {
+    let node = |member: &Member| {
+        node(roots, plan, &member.place).with_context(|| format!("looking for the node of {}", member.device))
+    };
+    members.iter().map(node).collect()
 }
 
 /// Names of disks change between boots and when one is plugged; what is erased must be the disk of the plan.
@@ -88,9 +148,53 @@ fn check_again(roots: &Roots, plan: &Plan) -> Vec<String> {
             Err(error) => faults.push(format!("{error:#}")),
         }
     }
+    let stack = [(MDADM, plan.arrays.is_empty()), (LVM, plan.groups.is_empty())];
+    let stack = stack.into_iter().filter(|(tool, unused)| !unused && !has_tool(tool)).map(|(tool, _)| tool);
     let missing = missing_tools(plan.filesystems.iter().filter(|fs| fs.action == FilesystemAction::Make));
-    faults.extend(missing.iter().map(|tool| format!("{tool} is needed for this layout and is not there")));
+    faults.extend(
+        missing.into_iter().chain(stack).map(|tool| format!("{tool} is needed for this layout and is not there")),
+    );
+    faults.extend(prepare_kernel(roots, plan));
+    for array in plan.arrays.iter().filter(|array| is_running(roots, &array.device)) {
+        faults.push(format!("{} is running already", array.device));
+    }
+    for group in &plan.groups {
+        let nodes = group.volumes.iter().map(|volume| volume_node(&group.name, &volume.name));
+        faults.extend(nodes.filter(|node| node.exists()).map(|node| format!("{} is active already", node.display())));
+    }
+    if faults.is_empty()
+        && let Err(error) = start_kept(roots, plan)
+    {
+        faults.push(format!("{error:#}"));
+        if let Err(error) = release(plan) {
+            tracing::warn!(error = format!("{error:#}"), "what was started can't be stopped again");
+        }
+    }
     faults
+}
+
+/// Starts arrays and groups that are to be kept, and looks whether they hold what the layout says.
+fn start_kept(roots: &Roots, plan: &Plan) -> Result<()> {
+    for array in plan.arrays.iter().filter(|array| array.action == StackAction::Keep) {
+        let members = member_nodes(roots, plan, &array.members)?;
+        assemble_array(array, &members).with_context(|| format!("starting {}, which is to be kept", array.device))?;
+    }
+    for group in plan.groups.iter().filter(|group| group.action == StackAction::Keep) {
+        let devices = member_nodes(roots, plan, &group.devices)?;
+        activate_group(group, &devices).with_context(|| format!("starting {}, which is to be kept", group.name))?;
+    }
+    let unseen = |fs: &&FilesystemPlan| fs.action == FilesystemAction::Keep && fs.uuid.is_none();
+    for filesystem in plan.filesystems.iter().filter(unseen) {
+        let found = read_signature(&node(roots, plan, &filesystem.place)?);
+        let kind = found.as_ref().map_or("nothing known", |signature| signature.kind);
+        ensure!(
+            kind == filesystem.format.as_str(),
+            "{} is to be kept, but holds {kind} instead of {}",
+            filesystem.device,
+            filesystem.format
+        );
+    }
+    Ok(())
 }
 
 fn differences(planned: &DiskFacts, now: &DiskFacts) -> Vec<String> {
@@ -112,7 +216,10 @@ fn differences(planned: &DiskFacts, now: &DiskFacts) -> Vec<String> {
 /// that does not carry what the plan would have written is left alone, and so are kept disks. Everything must be
 /// unmounted. All disks are tried; the first error is returned.
 pub fn wipe_filesystems(plan: &Plan) -> Result<()> {
-    let mut result = Ok(());
+    let mut result = release(plan);
+    if let Err(error) = &result {
+        tracing::warn!(error = format!("{error:#}"), "what was half-made can't be stopped");
+    }
     for disk in plan.disks.iter().filter(|disk| disk.action.is_made()) {
         let wiped = wipe_disk(plan, disk).with_context(|| format!("wiping {}", disk.disk.device));
         if let Err(error) = &wiped {
@@ -147,5 +254,25 @@ fn is_made(plan: &Plan, disk: &DiskPlan, file: &File) -> bool {
     let has_filesystem = |uuid: &FilesystemUuid| {
         read_signature(Path::new(&disk.disk.device)).and_then(|found| found.uuid) == Some(uuid.to_string())
     };
-    has_table(Copy::Primary) || has_table(Copy::Backup) || wanted.is_some_and(has_filesystem)
+    has_table(Copy::Primary)
+        || has_table(Copy::Backup)
+        || wanted.is_some_and(has_filesystem)
+        || is_member(plan, &whole, size, file)
+}
+
+/// Whether a whole disk carries the id of one of the plan's arrays, or that of a physical volume.
+fn is_member(plan: &Plan, whole: &Place, size: u64, file: &File) -> bool {
+    let arrays = plan.arrays.iter().filter(|array| array.members.iter().any(|member| member.place == *whole));
+    let array_ids = arrays.filter_map(|array| array.uuid).map(|uuid| ("raid", uuid.to_string()));
+    let devices = plan.groups.iter().flat_map(|group| group.devices.iter().zip(&group.device_uuids));
+    let volume_ids =
+        devices.filter(|(member, _)| member.place == *whole).map(|(_, uuid)| ("lvm", uuid.simple().to_string()));
+    let mut super_block = [0; 256];
+    let at_end = raid_super_at_end(size).and_then(|offset| file.read_exact_at(&mut super_block, offset).ok());
+    let found = [
+        whole.disk().and_then(|disk| read_signature(Path::new(disk))),
+        at_end.and_then(|()| parse_raid_at_end(&super_block)),
+    ];
+    let found: Vec<_> = found.into_iter().flatten().collect();
+    array_ids.chain(volume_ids).any(|(kind, id)| found.iter().any(|f| f.kind == kind && f.uuid.as_deref() == Some(&id)))
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
+use super::links;
 use super::probe::{HEAD_BYTES, Signature, parse_signature};
 use super::table::{Table, read_table};
 use crate::inventory::disk::media::is_bmc_medium_at;
@@ -30,6 +31,8 @@ pub struct DiskFacts {
     pub serial: Option<String>,
     pub wwn: Option<String>,
     pub model: Option<String>,
+    /// Links that udev of an installed system makes to it, below `/dev/disk/by-id` and `/dev/disk/by-path`.
+    pub links: Vec<String>,
     pub kind: DiskKind,
     pub read_only: bool,
     pub rotational: Option<bool>,
@@ -197,6 +200,7 @@ fn read_disk(roots: &Roots, name: &str, mounts: &[Mount]) -> Result<Option<DiskF
         serial: read_serial(&folder),
         wwn: first_text(&folder, &["wwid", "device/wwid"]),
         model: first_text(&folder, &["device/model", "device/name"]),
+        links: links::read_links(roots, &folder),
         kind,
         read_only: read_number(&folder.join("ro")) == Some(1),
         rotational: read_number(&folder.join("queue/rotational")).map(|n| n == 1),

@@ -10,8 +10,14 @@ use crate::sys::units::Bytes;
 pub enum Fault {
     #[error("layout: {0}")]
     Layout(LayoutFault),
-    #[error("layout: RAID/LVM layouts are not supported yet ({what})")]
-    RaidOrLvm { what: String },
+    #[error("{selector:?}: can't be understood as a disk: {why}")]
+    SelectorBad { selector: String, why: String },
+    #[error("{selector:?}: no disk of this machine is that; it has {}", list(.candidates))]
+    SelectorNone { selector: String, candidates: Vec<String> },
+    #[error("{selector:?}: {} disks are that: {}", .found.len(), list(.found))]
+    SelectorSeveral { selector: String, found: Vec<String> },
+    #[error("{device}: named twice in the layout, as {first:?} and {second:?}")]
+    SelectorSame { device: String, first: String, second: String },
     #[error("{device}: not in this machine, which has {}", list(.present))]
     DiskMissing { device: String, present: Vec<String> },
     #[error("{device}: listed twice in the layout")]
@@ -36,8 +42,44 @@ pub enum Fault {
     KeptDiskDiffers { device: String, why: String },
     #[error("{device}: two file systems on one device (entries {first} and {second} of the layout, counted from 1)")]
     FilesystemTwice { device: String, first: usize, second: usize },
-    #[error("{device}: a file system on the whole disk, which also has partitions")]
-    FilesystemOverPartitions { device: String },
+    #[error("{device}: the whole disk is used, which also has partitions")]
+    UsedOverPartitions { device: String },
+    #[error("{device}: used twice, by {first} and {second}")]
+    DeviceTwice { device: String, first: String, second: String },
+    #[error("{user}: only some of its devices are on disks that are kept over a reinstall")]
+    PartlyKept { user: String },
+    #[error("{device}: not a name for an array; those are /dev/md0 to /dev/md511 and /dev/md/NAME")]
+    ArrayName { device: String },
+    #[error("{device}: two arrays have this name")]
+    ArrayTwice { device: String },
+    #[error("{device}: white space inside one option: {option:?}; give each word as an option of its own")]
+    ArrayOption { device: String, option: String },
+    #[error("{device}: {level} needs 2 devices beside its spares; it has {devices}, of which {spares} are spares")]
+    MembersTooFew { device: String, level: &'static str, devices: usize, spares: u32 },
+    #[error("{device}: raid0 can't use a spare, it has {spares}")]
+    SparesUseless { device: String, spares: u32 },
+    #[error("{member}: too small for a member of {array}")]
+    MemberTooSmall { array: String, member: String },
+    #[error("volume group {name}: two have this name")]
+    GroupTwice { name: String },
+    #[error("volume group {name}: has no devices")]
+    GroupEmpty { name: String },
+    #[error("volume group {group}: tag {tag:?} has characters that lvm does not take")]
+    GroupTag { group: String, tag: String },
+    #[error("{name:?}: lvm takes no such name for a group or volume")]
+    VolumeName { name: String },
+    #[error("/dev/{group}/{name}: two logical volumes have this name")]
+    VolumeTwice { group: String, name: String },
+    #[error(
+        "volume group {group}: too small: its volumes need {needed_bytes} bytes, its devices have at most {usable_bytes}"
+    )]
+    VolumesTooLarge { group: String, needed_bytes: u64, usable_bytes: u64 },
+    #[error("/dev/{group}/{name}: does not fit, as a {kind} volume needs its room on several devices")]
+    VolumeTooLarge { group: String, name: String, kind: &'static str },
+    #[error("{device}: {bytes} bytes are too small for {format}, which needs {needed_bytes}")]
+    FilesystemTooSmall { device: String, format: String, bytes: u64, needed_bytes: u64 },
+    #[error("{device}: firmware can't read an EFI system partition on {why}")]
+    EspUnreadable { device: String, why: &'static str },
     #[error("{device}: label {label:?} has {bytes} bytes; {format} holds {limit}")]
     LabelTooLong { device: String, label: String, format: String, bytes: usize, limit: usize },
     #[error("{device}: label {label:?} contains a control character")]

@@ -55,6 +55,8 @@ fn tool(format: Format) -> Option<&'static str> {
         Format::Vfat => Some("mkfs.vfat"),
         Format::Ext3 => Some("mkfs.ext3"),
         Format::Ext4 => Some("mkfs.ext4"),
+        Format::Xfs => Some("mkfs.xfs"),
+        Format::Btrfs => Some("mkfs.btrfs"),
         Format::Swap => Some("mkswap"),
         Format::Tmpfs | Format::None => None,
     }
@@ -66,7 +68,8 @@ fn arguments(filesystem: &FilesystemPlan, node: &Path, mode: Mode) -> Vec<String
     let mut arguments = Vec::new();
     let (label_flag, id_flag): (&str, &str) = match filesystem.format {
         Format::Vfat => ("-n", "-i"),
-        Format::Ext3 | Format::Ext4 | Format::Swap | Format::Tmpfs | Format::None => ("-L", "-U"),
+        Format::Xfs => ("-L", "-m"),
+        Format::Ext3 | Format::Ext4 | Format::Btrfs | Format::Swap | Format::Tmpfs | Format::None => ("-L", "-U"),
     };
     if matches!(filesystem.format, Format::Ext3 | Format::Ext4) {
         // Before the layout's options: of several -E the last one counts.
@@ -75,6 +78,8 @@ fn arguments(filesystem: &FilesystemPlan, node: &Path, mode: Mode) -> Vec<String
     arguments.extend(filesystem.create_options.iter().cloned());
     match filesystem.format {
         Format::Ext3 | Format::Ext4 => arguments.push("-F".to_owned()),
+        // -K: no discard, the disk was erased.
+        Format::Xfs | Format::Btrfs => arguments.extend(["-K".to_owned(), "-f".to_owned()]),
         Format::Swap => arguments.push("-f".to_owned()),
         Format::Vfat | Format::Tmpfs | Format::None => {}
     }
@@ -83,6 +88,7 @@ fn arguments(filesystem: &FilesystemPlan, node: &Path, mode: Mode) -> Vec<String
     }
     if let Some(uuid) = &filesystem.uuid {
         let id = match uuid {
+            FilesystemUuid::Full(uuid) if filesystem.format == Format::Xfs => format!("uuid={uuid}"),
             FilesystemUuid::Full(uuid) => uuid.to_string(),
             FilesystemUuid::Fat(serial) => format!("{serial:08x}"),
             FilesystemUuid::Found(text) => text.clone(),
@@ -154,6 +160,13 @@ mod tests {
         assert!(line(&ext4, Mode::Reinstall).contains("lazy_journal_init=0"));
         let vfat = filesystem(Format::Vfat, Some("efi"), FilesystemUuid::Fat(0x0a1b_22c3), &["-F", "32"]);
         assert_eq!(line(&vfat, Mode::Install), "-F 32 -n efi -i 0a1b22c3 /dev/x");
+        let xfs = filesystem(Format::Xfs, Some("data"), id(), &["-m", "crc=1"]);
+        assert_eq!(
+            line(&xfs, Mode::Install),
+            "-m crc=1 -K -f -L data -m uuid=4d2f2d5e-0000-4000-8000-000000000001 /dev/x"
+        );
+        let btrfs = filesystem(Format::Btrfs, None, id(), &[]);
+        assert_eq!(line(&btrfs, Mode::Install), "-K -f -U 4d2f2d5e-0000-4000-8000-000000000001 /dev/x");
         let swap = filesystem(Format::Swap, None, id(), &[]);
         assert_eq!(line(&swap, Mode::Install), "-f -U 4d2f2d5e-0000-4000-8000-000000000001 /dev/x");
     }

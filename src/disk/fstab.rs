@@ -1,6 +1,6 @@
 //! What the installed system is told about its file systems.
 
-use super::plan::{FilesystemPlan, Plan};
+use super::plan::{FilesystemPlan, Place, Plan};
 use crate::api::layout::values::Format;
 
 /// The text of `/etc/fstab`: file systems in mount order, then tmpfs, then swap.
@@ -23,16 +23,21 @@ fn line(filesystem: &FilesystemPlan) -> String {
     let (default, pass) = match filesystem.format {
         Format::Swap => ("sw", 0),
         Format::Tmpfs => ("defaults", 0),
-        Format::Vfat | Format::Ext3 | Format::Ext4 | Format::None if path == "/" => ("defaults", 1),
-        Format::Vfat | Format::Ext3 | Format::Ext4 | Format::None => ("defaults", 2),
+        Format::Vfat | Format::Ext3 | Format::Ext4 | Format::Xfs | Format::Btrfs | Format::None => {
+            ("defaults", if path == "/" { 1 } else { 2 })
+        }
     };
     let options = match filesystem.mount_options.as_slice() {
         [] => default.to_owned(),
         options => options.join(","),
     };
-    let source = match &filesystem.uuid {
-        Some(uuid) => format!("UUID={uuid}"),
-        None => filesystem.format.to_string(),
+    let source = match (&filesystem.uuid, &filesystem.place) {
+        (Some(uuid), _) => format!("UUID={uuid}"),
+        (None, Place::Memory) => filesystem.format.to_string(),
+        // Kept on an array or a volume, whose names last.
+        (None, Place::Array { .. } | Place::Volume { .. } | Place::Partition { .. } | Place::WholeDisk { .. }) => {
+            filesystem.device.clone()
+        }
     };
     format!("{source} {path} {} {options} 0 {pass}", filesystem.format)
 }

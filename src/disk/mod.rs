@@ -5,8 +5,10 @@
 //! 1. [`device`] reads what each disk is and holds now ([`probe`], [`table`]), [`erase`] empties them and [`verify`]
 //!    reads back.
 //! 2. [`planner`] decides, without touching anything, what becomes of which disk: a [`plan`], or every [`fault`].
-//! 3. [`apply`] looks at the disks once more, then writes partitions ([`partition`]) and file systems ([`filesystem`]).
+//! 3. [`apply`] looks at the disks once more, then writes partitions ([`partition`]), arrays ([`raid`]), volume groups
+//!    ([`lvm`]) and file systems ([`filesystem`]).
 //! 4. [`mount`] mounts them below one directory, [`fstab`] tells the installed system about them.
+//! 5. [`release`] takes arrays and volumes from the kernel again, when all is unmounted.
 //!
 //! [`command`] is the same at the console.
 
@@ -18,6 +20,9 @@ pub mod erase;
 pub mod fault;
 pub mod filesystem;
 pub mod fstab;
+pub mod kernel;
+mod links;
+pub mod lvm;
 pub mod mount;
 pub mod mount_options;
 pub mod partition;
@@ -25,6 +30,9 @@ pub mod plan;
 pub mod plan_text;
 pub mod planner;
 pub mod probe;
+pub mod raid;
+pub mod release;
+pub mod selector;
 pub mod table;
 pub mod tool;
 pub mod verify;

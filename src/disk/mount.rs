@@ -32,7 +32,7 @@ pub fn mount_all(plan: &Plan, target: &Path) -> Result<Mounts> {
     let mut mounts = Mounts::default();
     for filesystem in plan.mounted() {
         let Some(path) = &filesystem.path else { continue };
-        let source = node(&roots, plan, filesystem)?;
+        let source = node(&roots, plan, &filesystem.place)?;
         let options = parse_options(&filesystem.mount_options);
         let below = target.join(path.trim_start_matches('/'));
         let format = filesystem.format.as_str();

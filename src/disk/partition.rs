@@ -124,6 +124,20 @@ pub fn erase_signatures(plan: &DiskPlan, file: &File) -> Result<()> {
     Ok(())
 }
 
+/// Zeros at both ends of a new array or logical volume: what lay on its members before may lie at its beginning now.
+pub fn clear_ends(node: &Path) -> Result<()> {
+    let mut file = claim(node)?;
+    let size = file.seek(SeekFrom::End(0)).with_context(|| format!("asking {} for its size", node.display()))?;
+    let zeros = vec![0; SIGNATURE_BYTES as usize];
+    for offset in [0, size.saturating_sub(SIGNATURE_BYTES)] {
+        // At most the length of `zeros`, so it fits usize.
+        let length = (size - offset).min(SIGNATURE_BYTES) as usize;
+        file.write_all_at(&zeros[..length], offset)
+            .with_context(|| format!("clearing {length} bytes at offset {offset} of {}", node.display()))?;
+    }
+    sync(&file).with_context(|| format!("flushing {}", node.display()))
+}
+
 /// Writes both copies of the GPT and the protective MBR. The first copy goes last: without it the disk has no table,
 /// so a power cut leaves nothing that looks finished.
 pub fn write_table(plan: &DiskPlan, file: &mut File) -> Result<()> {

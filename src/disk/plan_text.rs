@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use super::plan::{DiskAction, DiskPlan, FilesystemAction, FilesystemPlan, Firmware, Mode, PartitionPlan, Place, Plan};
+use super::plan::{
+    ArrayPlan, DiskAction, DiskPlan, FilesystemAction, FilesystemPlan, Firmware, GroupPlan, Member, Mode,
+    PartitionPlan, Place, Plan, StackAction,
+};
 use crate::api::layout::values::Format;
 
 impl fmt::Display for Plan {
@@ -18,6 +21,12 @@ impl fmt::Display for Plan {
         writeln!(f, "{mode} of layout {:?}, booted by {firmware}", self.layout)?;
         for disk in &self.disks {
             self.write_disk(f, disk)?;
+        }
+        for array in &self.arrays {
+            self.write_array(f, array)?;
+        }
+        for group in &self.groups {
+            self.write_group(f, group)?;
         }
         for filesystem in &self.filesystems {
             if filesystem.format == Format::Tmpfs {
@@ -41,7 +50,8 @@ impl Plan {
             DiskAction::Blank => "BLANKED, all data is lost",
             DiskAction::Keep => "kept, not written to",
         };
-        writeln!(f, "{}  {}  {model}  serial {serial}: {fate}", disk.device, disk.size)?;
+        let selector = plan.selector.as_ref().map(|text| format!("  (selected by {text:?})")).unwrap_or_default();
+        writeln!(f, "{}  {}  {model}  serial {serial}{selector}: {fate}", disk.device, disk.size)?;
         if !plan.loses.is_empty() {
             writeln!(f, "  on it now: {}", plan.loses.join(", "))?;
         }
@@ -49,15 +59,48 @@ impl Plan {
             self.write_partition(f, plan, partition)?;
         }
         let whole = Place::WholeDisk { disk: disk.device.clone() };
-        for filesystem in self.filesystems.iter().filter(|fs| fs.place == whole) {
-            writeln!(f, "  whole disk: {}", described(filesystem))?;
+        if let Some(text) = self.content_of(&whole) {
+            writeln!(f, "  whole disk: {text}")?;
+        }
+        Ok(())
+    }
+
+    /// What the plan puts on a place: a file system, or an array or volume group that it is part of.
+    fn content_of(&self, place: &Place) -> Option<String> {
+        let has = |members: &[Member]| members.iter().any(|member| member.place == *place);
+        let array =
+            self.arrays.iter().find(|array| has(&array.members)).map(|array| format!("part of {}", array.device));
+        let group = self.groups.iter().find(|group| has(&group.devices));
+        let group = group.map(|group| format!("part of volume group {}", group.name));
+        let filesystem = || self.filesystems.iter().find(|fs| fs.place == *place).map(described);
+        array.or(group).or_else(filesystem)
+    }
+
+    fn write_array(&self, f: &mut fmt::Formatter<'_>, array: &ArrayPlan) -> fmt::Result {
+        let spares = if array.spares > 0 { format!(", the last {} spare", array.spares) } else { String::new() };
+        let (fate, level) = (fate(array.action), array.level.as_str());
+        write!(f, "{}  {level}: {fate}, of {}{spares}", array.device, listed(&array.members))?;
+        match self.content_of(&Place::Array { device: array.device.clone() }) {
+            Some(text) => writeln!(f, ": {text}"),
+            None => writeln!(f),
+        }
+    }
+
+    fn write_group(&self, f: &mut fmt::Formatter<'_>, group: &GroupPlan) -> fmt::Result {
+        let tags = if group.tags.is_empty() { String::new() } else { format!(", tags {}", group.tags.join(" ")) };
+        writeln!(f, "volume group {}: {}, of {}{tags}", group.name, fate(group.action), listed(&group.devices))?;
+        for volume in &group.volumes {
+            let size = volume.size.map_or("the rest".to_owned(), |size| size.to_string());
+            let place = Place::Volume { group: group.name.clone(), name: volume.name.clone() };
+            let content = self.content_of(&place).unwrap_or_default();
+            writeln!(f, "  {:<12}  {size:>8}  {}  {content}", volume.name, volume.kind.as_str())?;
         }
         Ok(())
     }
 
     fn write_partition(&self, f: &mut fmt::Formatter<'_>, disk: &DiskPlan, partition: &PartitionPlan) -> fmt::Result {
         let place = Place::Partition { disk: disk.disk.device.clone(), number: partition.number };
-        let filesystem = self.filesystems.iter().find(|fs| fs.place == place).map(described);
+        let content = self.content_of(&place);
         write!(
             f,
             "  {:>3}  {:>8}  {}  {:<12} sectors {}-{}",
@@ -68,7 +111,7 @@ impl Plan {
             partition.first_lba,
             partition.last_lba,
         )?;
-        if let Some(text) = filesystem {
+        if let Some(text) = content {
             write!(f, "  {text}")?;
         }
         if let Some(reason) = partition.added {
@@ -76,6 +119,17 @@ impl Plan {
         }
         writeln!(f)
     }
+}
+
+fn fate(action: StackAction) -> &'static str {
+    match action {
+        StackAction::Make => "new",
+        StackAction::Keep => "kept",
+    }
+}
+
+fn listed(members: &[Member]) -> String {
+    members.iter().map(|member| member.device.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 fn described(filesystem: &FilesystemPlan) -> String {

@@ -26,7 +26,14 @@ impl std::fmt::Display for Signature {
 
 /// The first that fits; `None` when nothing known is there. `head` may be shorter than [`HEAD_BYTES`].
 pub fn parse_signature(head: &[u8]) -> Option<Signature> {
-    parse_ext(head).or_else(|| parse_swap(head)).or_else(|| parse_other(head)).or_else(|| parse_vfat(head))
+    parse_ext(head)
+        .or_else(|| parse_swap(head))
+        .or_else(|| parse_xfs(head))
+        .or_else(|| parse_btrfs(head))
+        .or_else(|| parse_lvm(head))
+        .or_else(|| parse_raid(head))
+        .or_else(|| parse_other(head))
+        .or_else(|| parse_vfat(head))
 }
 
 /// ext2, ext3, ext4: Documentation/filesystems/ext4/super.rst; super block at 1024.
@@ -72,17 +79,61 @@ fn parse_vfat(head: &[u8]) -> Option<Signature> {
     Some(Signature { kind: "vfat", uuid: Some(uuid), label })
 }
 
+/// fs/xfs/libxfs/xfs_format.h, `struct xfs_dsb`.
+fn parse_xfs(head: &[u8]) -> Option<Signature> {
+    (bytes(head, 0, 4)? == b"XFSB").then(|| Signature { kind: "xfs", uuid: uuid(head, 32), label: text(head, 108, 12) })
+}
+
+/// fs/btrfs/ctree.h, `struct btrfs_super_block`, at 64 KiB.
+fn parse_btrfs(head: &[u8]) -> Option<Signature> {
+    const SUPER: usize = 64 << 10;
+    (bytes(head, SUPER + 0x40, 8)? == b"_BHRfS_M").then(|| Signature {
+        kind: "btrfs",
+        uuid: uuid(head, SUPER + 0x20),
+        label: text(head, SUPER + 0x12b, 256),
+    })
+}
+
+/// A physical volume. Its id has 32 letters and digits, which lvm shows in groups.
+///
+/// Source: lvm2, `lib/label/label.h` and `lib/format_text/layout.h`.
+fn parse_lvm(head: &[u8]) -> Option<Signature> {
+    let sector = (0..4).map(|n| n * 512).find(|at| bytes(head, *at, 8) == Some(b"LABELONE"))?;
+    let uuid = bytes(head, sector + 32, 32).filter(|id| id.iter().all(u8::is_ascii_graphic));
+    let uuid = uuid.map(|id| String::from_utf8_lossy(id).into_owned());
+    Some(Signature { kind: "lvm", uuid, label: None })
+}
+
+/// A member of an array with metadata 1.1 or 1.2: drivers/md/md_p.h, `struct mdp_superblock_1`. That of 1.0 and 0.90 is
+/// at the end, and not seen here.
+fn parse_raid(head: &[u8]) -> Option<Signature> {
+    let super_block = [4096, 0].into_iter().find(|at| bytes(head, *at, 4) == Some(&RAID_MAGIC))?;
+    Some(raid_signature(head.get(super_block..)?))
+}
+
+/// `super_block` begins with the magic number.
+fn raid_signature(super_block: &[u8]) -> Signature {
+    Signature { kind: "raid", uuid: uuid(super_block, 16), label: text(super_block, 32, 32) }
+}
+
+/// Little-endian 0xa92b4efc.
+const RAID_MAGIC: [u8; 4] = [0xfc, 0x4e, 0x2b, 0xa9];
+
+/// Where the super block of metadata 1.0 lies on a device of this size: 8 KiB before the end, on a multiple of 4 KiB.
+///
+/// Source: drivers/md/md.c, `super_1_load`.
+pub fn raid_super_at_end(size_bytes: u64) -> Option<u64> {
+    size_bytes.checked_sub(8 << 10).map(|offset| offset & !0xfff)
+}
+
+/// From what is read at [`raid_super_at_end`].
+pub fn parse_raid_at_end(super_block: &[u8]) -> Option<Signature> {
+    (bytes(super_block, 0, 4)? == RAID_MAGIC).then(|| raid_signature(super_block))
+}
+
 /// Enough to tell a person what would be lost.
 fn parse_other(head: &[u8]) -> Option<Signature> {
-    const KNOWN: [(usize, &[u8], &str); 7] = [
-        (0, b"XFSB", "xfs"),
-        (0, b"LUKS\xba\xbe", "luks"),
-        (512, b"LABELONE", "lvm"),
-        (4096, &[0xfc, 0x4e, 0x2b, 0xa9], "raid"),
-        (0, &[0xfc, 0x4e, 0x2b, 0xa9], "raid"),
-        (65600, b"_BHRfS_M", "btrfs"),
-        (32769, b"CD001", "iso9660"),
-    ];
+    const KNOWN: [(usize, &[u8], &str); 2] = [(0, b"LUKS\xba\xbe", "luks"), (32769, b"CD001", "iso9660")];
     let fits = |(offset, magic, _): &&(usize, &[u8], &str)| bytes(head, *offset, magic.len()) == Some(*magic);
     KNOWN.iter().find(fits).map(|(_, _, kind)| Signature { kind, uuid: None, label: None })
 }

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
+use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
@@ -29,13 +29,24 @@ pub enum ToolError {
     Failed { call: String, status: String, stderr: String },
 }
 
+/// What a tool may say on standard output or standard error; the rest is thrown away with the pipe.
+const WORDS_LIMIT: u64 = 1 << 20;
+
+/// For tools that would look for a udev, or complain about file descriptors that are not theirs.
+const ENVIRONMENT: [(&str, &str); 3] = [("LC_ALL", "C"), ("MDADM_NO_UDEV", "1"), ("LVM_SUPPRESS_FD_WARNINGS", "1")];
+
 /// Runs a tool to its end.
 pub fn run_tool(tool: &str, arguments: &[String]) -> Result<(), ToolError> {
+    read_tool(tool, arguments).map(|_| ())
+}
+
+/// Runs a tool to its end and returns what it wrote to standard output.
+pub fn read_tool(tool: &str, arguments: &[String]) -> Result<String, ToolError> {
     let call = format!("{tool} {}", arguments.join(" "));
     let path = std::env::var("PATH").ok().filter(|path| !path.is_empty()).unwrap_or_else(|| DEFAULT_PATH.to_owned());
     let mut command = Command::new(tool);
-    command.args(arguments).env("PATH", &path).env("LC_ALL", "C");
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.args(arguments).env("PATH", &path).envs(ENVIRONMENT);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(source) if source.kind() == std::io::ErrorKind::NotFound => {
@@ -43,18 +54,25 @@ pub fn run_tool(tool: &str, arguments: &[String]) -> Result<(), ToolError> {
         }
         Err(source) => return Err(ToolError::Start { call, source }),
     };
-    let stderr = child.stderr.take();
-    let reader = std::thread::spawn(move || {
-        let mut text = Vec::new();
-        // A tool that says more than this is not one of ours; the rest is thrown away with the pipe.
-        if let Some(stderr) = stderr {
-            let _ = stderr.take(64 << 10).read_to_end(&mut text);
-        }
-        last_lines(&String::from_utf8_lossy(&text))
-    });
+    let (stdout, stderr) = (listen(child.stdout.take()), listen(child.stderr.take()));
     let status = wait(&mut child, &call)?;
-    let stderr = reader.join().unwrap_or_default();
-    if status.success() { Ok(()) } else { Err(ToolError::Failed { call, status: status.to_string(), stderr }) }
+    let (stdout, stderr) = (stdout.join().unwrap_or_default(), stderr.join().unwrap_or_default());
+    if status.success() {
+        Ok(stdout)
+    } else {
+        Err(ToolError::Failed { call, status: status.to_string(), stderr: last_lines(&stderr) })
+    }
+}
+
+/// Reads beside the wait: a full pipe would stop the tool.
+fn listen(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut text = Vec::new();
+        if let Some(pipe) = pipe {
+            let _ = pipe.take(WORDS_LIMIT).read_to_end(&mut text);
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    })
 }
 
 /// Whether a tool is there at all.

@@ -146,6 +146,9 @@ fn missing_boot_loader(tree: &Tree, input: &Input, missing: &mut Vec<String>) {
     if input.raid_enabled() && !tree.exists("/sbin/mdadm") {
         missing.push("mdadm, which the layout's RAID needs at boot".to_owned());
     }
+    if input.lvm_needed() && !tree.exists("/sbin/lvm") {
+        missing.push("lvm (package lvm2), which the layout's volumes need at boot".to_owned());
+    }
 }
 
 fn read_time_sync(tree: &Tree) -> TimeSync {

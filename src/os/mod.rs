@@ -79,8 +79,13 @@ pub struct Input {
     pub root_uuid: String,
     /// UUID of the md array below the root, `mdadm --detail --export`'s `MD_UUID`; `None` when it is not on one.
     pub md_uuid: Option<String>,
-    /// Whole disk that the firmware boots from, e.g. `/dev/nvme0n1`: where a BIOS boot loader goes.
-    pub boot_disk: String,
+    /// Whole disks that the firmware may boot from, e.g. `/dev/nvme0n1`: where a BIOS boot loader goes. Several when the
+    /// root is on an array.
+    pub boot_disks: Vec<String>,
+    /// Disk and number of each partition below an EFI system partition that is an array; else empty.
+    pub esp_members: Vec<(String, u32)>,
+    /// Arrays that were made, and their ids as mdadm prints them. Empty when one was kept and is not known.
+    pub arrays: Vec<(String, String)>,
     /// Whether an EFI system partition is mounted at `/boot/efi`.
     pub esp_mounted: bool,
     pub filesystems: Vec<MadeFilesystem>,
@@ -105,6 +110,15 @@ impl Input {
     /// The layout has at least one RAID.
     pub fn raid_enabled(&self) -> bool {
         self.allocation.filesystemlayout.as_ref().is_some_and(|layout| !layout.raid.is_empty())
+    }
+
+    /// The installed system mounts a logical volume.
+    pub fn lvm_needed(&self) -> bool {
+        self.allocation.filesystemlayout.as_ref().is_some_and(|layout| {
+            let volumes = layout.logicalvolumes.iter().map(|lv| format!("/dev/{}/{}", lv.volumegroup, lv.name));
+            let used = |device: String| layout.filesystems.iter().any(|fs| fs.device == device && fs.path.is_some());
+            volumes.into_iter().any(used)
+        })
     }
 
     /// The network the machine is known by: the first unshared private one, else the first shared one of its project.

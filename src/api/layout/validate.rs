@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use thiserror::Error;
 
-use super::values::{Format, GptType};
+use super::values::{Format, GptType, RaidLevel, VolumeKind};
 use super::{Disk, FilesystemLayout, LogicalVolume, partition_device};
 
 /// One fault and where it is.
@@ -24,7 +24,7 @@ pub struct LayoutFault {
 pub enum Rule {
     #[error("the id is empty")]
     IdEmpty,
-    #[error("unsupported format {0:?}; supported are vfat, ext3, ext4, swap, tmpfs, none")]
+    #[error("unsupported format {0:?}; supported are vfat, ext3, ext4, xfs, btrfs, swap, tmpfs, none")]
     UnknownFormat(String),
     #[error("unsupported GPT type {0:?}; supported are ef00, 8300, fd00, 8e00, ef02")]
     UnknownGptType(String),
@@ -156,7 +156,7 @@ fn check_rest(place: &str, disk: &Disk, faults: &mut Faults) {
 
 fn check_raid(layout: &FilesystemLayout, known: &BTreeSet<String>, faults: &mut Faults) {
     for (r, raid) in layout.raid.iter().enumerate() {
-        if !matches!(raid.level.as_str(), "" | "0" | "1") {
+        if RaidLevel::parse(&raid.level).is_none() {
             faults.add(format!("raid[{r}].level"), Rule::UnknownRaidLevel(raid.level.clone()));
         }
         check_devices(&format!("raid[{r}].devices"), &raid.devices, known, faults);
@@ -184,7 +184,7 @@ fn check_logical_volumes(layout: &FilesystemLayout, faults: &mut Faults) {
         if volume.size == 0 && v + 1 != count {
             faults.add(format!("{place}.size"), Rule::VolumeRestNotLast);
         }
-        if !matches!(volume.lvmtype.as_str(), "linear" | "striped" | "raid1") {
+        if VolumeKind::parse(&volume.lvmtype).is_none() {
             faults.add(format!("{place}.lvmtype"), Rule::UnknownLvmType(volume.lvmtype.clone()));
         }
         check_volume_in_group(&place, volume, layout, faults);
@@ -208,7 +208,9 @@ fn check_filesystems(layout: &FilesystemLayout, known: &BTreeSet<String>, faults
         let place = format!("filesystems[{i}]");
         match Format::parse(&filesystem.format) {
             Some(Format::Tmpfs) => continue,
-            Some(Format::Vfat | Format::Ext3 | Format::Ext4 | Format::Swap | Format::None) => {}
+            Some(
+                Format::Vfat | Format::Ext3 | Format::Ext4 | Format::Xfs | Format::Btrfs | Format::Swap | Format::None,
+            ) => {}
             None => faults.add(format!("{place}.format"), Rule::UnknownFormat(filesystem.format.clone())),
         }
         if !known.contains(&filesystem.device) {
@@ -290,7 +292,7 @@ mod tests {
                 {"name": "a", "volumegroup": "vg", "size": 0, "lvmtype": "striped"},
                 {"name": "b", "volumegroup": "no", "size": 1, "lvmtype": "linear"}],
             "filesystems": [
-                {"device": "/dev/sdc", "format": "btrfs", "createoptions": ["-F 32"]},
+                {"device": "/dev/sdc", "format": "zfs", "createoptions": ["-F 32"]},
                 {"device": "tmpfs", "format": "tmpfs", "createoptions": ["a b"]}],
             "constraints": {"sizes": ["s", "s", "a*"], "images": {"*": "1", "debian": ">=1"}}
         }));
@@ -306,7 +308,7 @@ mod tests {
                 "logicalvolumes[0].size: only the last logical volume may have size 0",
                 "logicalvolumes[0].lvmtype: a striped volume needs at least 2 devices, volume group vg has 1",
                 "logicalvolumes[1].volumegroup: volume group \"no\" is not in this layout",
-                "filesystems[0].format: unsupported format \"btrfs\"; supported are vfat, ext3, ext4, swap, tmpfs, none",
+                "filesystems[0].format: unsupported format \"zfs\"; supported are vfat, ext3, ext4, xfs, btrfs, swap, tmpfs, none",
                 "filesystems[0].device: /dev/sdc is not a device of this layout",
                 "filesystems[0].createoptions[0]: white space inside one option: \"-F 32\"; give each word as an option of its own",
                 "disks[0].partitions[2].number: partition number 4 is higher than the count of partitions, 3",

@@ -55,6 +55,9 @@ pub enum Format {
     Vfat,
     Ext3,
     Ext4,
+    /// An addition of ours, as btrfs: metal-stack's model lacks them.
+    Xfs,
+    Btrfs,
     Swap,
     Tmpfs,
     /// The device is left as it is.
@@ -62,7 +65,8 @@ pub enum Format {
 }
 
 impl Format {
-    const ALL: [Self; 6] = [Self::Vfat, Self::Ext3, Self::Ext4, Self::Swap, Self::Tmpfs, Self::None];
+    const ALL: [Self; 8] =
+        [Self::Vfat, Self::Ext3, Self::Ext4, Self::Xfs, Self::Btrfs, Self::Swap, Self::Tmpfs, Self::None];
 
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|format| format.as_str() == text)
@@ -73,6 +77,8 @@ impl Format {
             Self::Vfat => "vfat",
             Self::Ext3 => "ext3",
             Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
             Self::Swap => "swap",
             Self::Tmpfs => "tmpfs",
             Self::None => "none",
@@ -84,9 +90,84 @@ impl Format {
         match self {
             Self::Vfat => Some(11),
             Self::Ext3 | Self::Ext4 => Some(16),
+            Self::Xfs => Some(12),
+            Self::Btrfs => Some(255),
             // 16 bytes on disk, of which mkswap uses 15.
             Self::Swap => Some(15),
             Self::Tmpfs | Self::None => None,
+        }
+    }
+}
+
+impl Format {
+    /// The smallest device that its maker takes, in bytes; `None`: none that a partition of MiB could miss.
+    pub fn minimum_bytes(self) -> Option<u64> {
+        match self {
+            // xfsprogs since 5.19.
+            Self::Xfs => Some(300 << 20),
+            // btrfs-progs: btrfs_min_dev_size() with metadata in two copies.
+            Self::Btrfs => Some(109 << 20),
+            Self::Vfat | Self::Ext3 | Self::Ext4 | Self::Swap | Self::Tmpfs | Self::None => None,
+        }
+    }
+}
+
+/// Level of an array.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RaidLevel {
+    /// Data spread over all members; the loss of one is the loss of all.
+    Raid0,
+    /// The same data on every member.
+    Raid1,
+}
+
+impl RaidLevel {
+    /// Empty: a mirror, as upstream.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "0" => Some(Self::Raid0),
+            "" | "1" => Some(Self::Raid1),
+            _ => None,
+        }
+    }
+
+    /// As mdadm and the kernel name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Raid0 => "raid0",
+            Self::Raid1 => "raid1",
+        }
+    }
+}
+
+/// How a logical volume lies on its volume group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VolumeKind {
+    Linear,
+    /// Over all devices of the volume group.
+    Striped,
+    /// Two copies.
+    Raid1,
+}
+
+impl VolumeKind {
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "linear" => Some(Self::Linear),
+            "striped" => Some(Self::Striped),
+            "raid1" => Some(Self::Raid1),
+            _ => None,
+        }
+    }
+
+    /// As lvm names the segment type.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Linear => "linear",
+            Self::Striped => "striped",
+            Self::Raid1 => "raid1",
         }
     }
 }

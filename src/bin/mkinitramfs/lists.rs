@@ -12,6 +12,8 @@ pub struct Tool {
     pub program: String,
     /// Absolute paths of symbolic links to it.
     pub links: Vec<String>,
+    /// `?` before the path: fine when it is not there.
+    pub optional: bool,
 }
 
 /// A file of this machine, packed under its own path.
@@ -51,13 +53,18 @@ fn parse_lines(text: &str) -> Vec<Vec<&str>> {
 
 fn parse_tools(text: &str) -> Result<Vec<Tool>> {
     let mut tools = Vec::new();
-    for words in parse_lines(text) {
+    for mut words in parse_lines(text) {
+        let stripped = words.first().and_then(|word| word.strip_prefix('?'));
+        let optional = stripped.is_some();
+        if let (Some(path), Some(first)) = (stripped, words.first_mut()) {
+            *first = path;
+        }
         for word in &words {
             ensure!(word.starts_with('/'), "{word:?} is not an absolute path");
         }
         let mut words = words.into_iter().map(str::to_owned);
         if let Some(program) = words.next() {
-            tools.push(Tool { program, links: words.collect() });
+            tools.push(Tool { program, links: words.collect(), optional });
         }
     }
     Ok(tools)
@@ -91,6 +98,9 @@ mod tests {
         assert_eq!(tools.len(), 1);
         assert_eq!(tools[0].program, "/sbin/mke2fs");
         assert_eq!(tools[0].links, ["/sbin/mkfs.ext4", "/sbin/mkfs.ext3"]);
+        let tools = parse_tools("?/sbin/mkfs.xfs /sbin/x\n/sbin/lvm").unwrap();
+        let optional: Vec<_> = tools.iter().map(|tool| (tool.program.as_str(), tool.optional)).collect();
+        assert_eq!(optional, [("/sbin/mkfs.xfs", true), ("/sbin/lvm", false)]);
         assert_eq!(parse_tools("mke2fs").unwrap_err().to_string(), "\"mke2fs\" is not an absolute path");
     }
 

@@ -102,6 +102,10 @@ fn pack_drivers(archive: &mut Archive, kernel_dir: &Path, list: &Path) -> Result
 
 fn pack_tools(archive: &mut Archive, list: &Path) -> Result<()> {
     for tool in lists::read_tools(list)? {
+        if tool.optional && !Path::new(&tool.program).exists() {
+            println!("{} is not on this machine and is left out", tool.program);
+            continue;
+        }
         let program = archive::clean_path(&tool.program);
         elf::pack_program(archive, &tool.program).with_context(|| format!("packing {}", tool.program))?;
         for link in &tool.links {

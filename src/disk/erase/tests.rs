@@ -150,6 +150,7 @@ fn facts(name: &str, kind: DiskKind) -> DiskFacts {
         serial: None,
         wwn: None,
         model: None,
+        links: vec![],
         kind,
         read_only: false,
         rotational: None,

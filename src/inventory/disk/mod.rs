@@ -162,6 +162,13 @@ fn read_tree(roots: &Roots) -> Reading<Storage> {
     Reading { found: Storage { disks, nvme_controllers }, warnings }
 }
 
+/// The paths that udev of an installed system links to one disk, `block` being `/sys/block/<name>`.
+pub fn read_stable_paths(block: &Path, name: &str) -> Vec<String> {
+    let device_path = read_device_path(block).unwrap_or_else(|| block.to_owned());
+    let transport = transport::transport(name, &device_path, read_text(&block.join("device/vendor")).as_deref());
+    identity::read_identity(block, &device_path, transport).stable_paths
+}
+
 /// The controllers' health is their disks'.
 fn add_health(storage: &mut Storage) {
     let by_disk = nvme::controllers_by_disk(&storage.nvme_controllers);

@@ -17,7 +17,10 @@ pub(super) fn apply(cx: &Cx) -> Result<()> {
     match cx.input.firmware {
         Firmware::Uefi => install_uefi(cx)?,
         Firmware::Bios => {
-            cx.chroot.run("grub-install", &["--target=i386-pc", "--boot-directory=/boot", &cx.input.boot_disk])?;
+            // On each: any of them may be the one that is left.
+            for disk in &cx.input.boot_disks {
+                cx.chroot.run("grub-install", &["--target=i386-pc", "--boot-directory=/boot", disk])?;
+            }
         }
     }
     cx.chroot.run("update-grub", &[])?;
@@ -30,6 +33,11 @@ fn install_uefi(cx: &Cx) -> Result<()> {
     let with = |more: &[&'static str]| [common.as_slice(), more].concat();
     cx.chroot.run("grub-install", &with(&["--removable", "--no-nvram"]))?;
     // The entry is a comfort: the disk boots by the removable path without it.
+    if !cx.input.esp_members.is_empty() {
+        cx.chroot.run("grub-install", &with(&["--no-nvram"]))?;
+        add_entries(cx);
+        return Ok(());
+    }
     match cx.chroot.run("grub-install", &with(&[])) {
         Ok(()) => info!(id = cx.boot_info.bootloader_id, "firmware has a boot entry for the installed system"),
         Err(error) => {
@@ -37,6 +45,25 @@ fn install_uefi(cx: &Cx) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// One for each half of a mirrored EFI system partition: firmware knows partitions, and no arrays.
+fn add_entries(cx: &Cx) {
+    let id = &cx.boot_info.bootloader_id;
+    let loader = format!("\\EFI\\{id}\\grubx64.efi");
+    for (disk, number) in &cx.input.esp_members {
+        let number = number.to_string();
+        match cx.chroot.run("efibootmgr", &["-c", "-d", disk, "-p", &number, "-l", &loader, "-L", id]) {
+            Ok(()) => info!(id, disk, "firmware has a boot entry for the installed system"),
+            Err(error) => {
+                warn!(
+                    disk,
+                    error = format!("{error:#}"),
+                    "no boot entry in the firmware; the disk boots by its default path"
+                )
+            }
+        }
+    }
 }
 
 /// Verify after writing: a menu without our kernel and root would only be noticed when the machine is gone.

@@ -1,0 +1,58 @@
+//! What only some layouts need of the kernel: RAID, device mapper, file systems.
+//!
+//! There is no modprobe in the initramfs that the kernel could call, so that modules are loaded before they are missed.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use super::plan::Plan;
+use crate::api::layout::values::{Format, RaidLevel, VolumeKind};
+use crate::init::modules::ModuleDb;
+use crate::init::modules::load::load_named;
+use crate::sys::roots::Roots;
+
+/// Loads the modules of a plan, and names what the kernel lacks after that. Nothing else is changed.
+pub fn prepare_kernel(roots: &Roots, plan: &Plan) -> Vec<String> {
+    let modules = modules(plan);
+    let has_md = || fs::exists(roots.proc.join("mdstat")).unwrap_or(false);
+    let has_dm = || {
+        fs::read_to_string(roots.proc.join("misc"))
+            .is_ok_and(|text| text.lines().any(|line| line.ends_with(" device-mapper")))
+    };
+    if !modules.is_empty() {
+        let db = ModuleDb::read(&ModuleDb::running_kernel_dir());
+        let names: Vec<&str> = modules.into_iter().collect();
+        // The tables say which there are; those built in, or not there, are passed over.
+        load_named(roots, &db, &names, &mut |line| tracing::debug!("{line}"));
+    }
+    let mut missing = Vec::new();
+    if !plan.arrays.is_empty() && !has_md() {
+        missing.push("this kernel has no software RAID (md), which the layout needs".to_owned());
+    }
+    if !plan.groups.is_empty() && !has_dm() {
+        missing.push("this kernel has no device mapper, which the layout's LVM needs".to_owned());
+    }
+    missing
+}
+
+fn modules(plan: &Plan) -> BTreeSet<&'static str> {
+    let arrays = plan.arrays.iter().flat_map(|array| {
+        let level = match array.level {
+            RaidLevel::Raid0 => "raid0",
+            RaidLevel::Raid1 => "raid1",
+        };
+        ["md_mod", level]
+    });
+    let groups = plan.groups.iter().map(|_| "dm_mod");
+    let volumes = plan.groups.iter().flat_map(|group| &group.volumes).filter_map(|volume| match volume.kind {
+        VolumeKind::Linear | VolumeKind::Striped => None,
+        VolumeKind::Raid1 => Some("dm_raid"),
+    });
+    let filesystems = plan.filesystems.iter().filter_map(|filesystem| match filesystem.format {
+        Format::Xfs => Some("xfs"),
+        Format::Btrfs => Some("btrfs"),
+        // The agent has loaded them, or they need nothing.
+        Format::Vfat | Format::Ext3 | Format::Ext4 | Format::Swap | Format::Tmpfs | Format::None => None,
+    });
+    arrays.chain(groups).chain(volumes).chain(filesystems).collect()
+}

@@ -1,0 +1,30 @@
+//! Gives arrays and volumes back when nothing uses them any more, so that a kexec or a reboot finds clean ones.
+
+use anyhow::{Result, bail};
+
+use super::apply::member_nodes;
+use super::lvm::deactivate_group;
+use super::plan::Plan;
+use super::raid::stop_array;
+use crate::sys::roots::Roots;
+
+/// Takes the plan's logical volumes and arrays from the kernel, the last made first. All are tried; every fault is told.
+/// Everything must be unmounted. What was never started, or is not the plan's, is left alone.
+pub fn release(plan: &Plan) -> Result<()> {
+    let roots = Roots::system();
+    let mut faults = Vec::new();
+    for group in plan.groups.iter().rev() {
+        // Without nodes of its devices the group was never made.
+        let Ok(devices) = member_nodes(&roots, plan, &group.devices) else { continue };
+        if let Err(error) = deactivate_group(group, &devices) {
+            faults.push(format!("stopping volume group {}: {error:#}", group.name));
+        }
+    }
+    for array in plan.arrays.iter().rev() {
+        let Ok(members) = member_nodes(&roots, plan, &array.members) else { continue };
+        if let Err(error) = stop_array(&roots, array, &members) {
+            faults.push(format!("stopping {}: {error:#}", array.device));
+        }
+    }
+    if faults.is_empty() { Ok(()) } else { bail!("{}", faults.join("; ")) }
+}
