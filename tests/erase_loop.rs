@@ -6,12 +6,17 @@ use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use drophammer::disk::command::{EraseArgs, OutputFormat, run_erase};
+use drophammer::disk::command::{EraseArgs, OutputFormat, run_erase, stop_on_signal};
 use drophammer::disk::device::{DiskFacts, read_disk_at};
 use drophammer::disk::erase::release::{plan_release, release};
 use drophammer::disk::erase::{EraseOptions, EraseResult, Level, Method, erase_all, erase_named};
 use drophammer::sys::roots::Roots;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 /// A file behind a loop device, both gone when dropped.
@@ -253,15 +258,13 @@ fn quick_finds_members_of_raid_lvm_zfs_ceph_and_luks_where_they_lie() {
 }
 
 #[test]
-fn a_request_to_stop_leaves_a_record_and_the_rest_of_the_disk() {
-    let disk = Loop::attach(dirty(600, 0), 512);
+fn a_request_to_stop_leaves_a_record_and_the_disk() {
+    let disk = Loop::attach(dirty(1, 0), 512);
     let options = EraseOptions::default();
-    let cancel = std::sync::Arc::clone(&options.cancel);
-    let records = erase_named(&[disk.facts()], &options, &mut |_| {
-        cancel.store(true, std::sync::atomic::Ordering::Relaxed);
-    });
-    let told = records[0].to_string();
-    assert!(told.contains("NOT ERASED: zero-out: stopped by request; the disk is partly erased"), "{told}");
+    options.cancel.store(true, Ordering::Relaxed);
+    let told = erase_named(&[disk.facts()], &options, &mut |_| {})[0].to_string();
+    assert!(told.ends_with("NOT ERASED: stopped by request before it was begun"), "{told}");
+    assert!(disk.read(0, 1 << 20).iter().all(|byte| *byte == 0x5a));
 }
 
 #[test]
@@ -331,5 +334,18 @@ fn lvm_on_a_degraded_array_is_taken_down_without_their_tools() {
         assert_eq!(disk.facts().uses, []);
         quick(disk);
         assert_eq!(signatures(&disk.device), Vec::<String>::new());
+    }
+}
+
+/// That the eraser then stops is shown above.
+#[test]
+fn a_signal_asks_the_eraser_to_stop_instead_of_ending_the_program() {
+    let cancel = Arc::new(AtomicBool::new(false));
+    stop_on_signal(Arc::clone(&cancel));
+    nix::sys::signal::raise(Signal::SIGTERM).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !cancel.load(Ordering::Relaxed) {
+        assert!(Instant::now() < deadline, "the signal was not heard");
+        sleep(Duration::from_millis(10));
     }
 }

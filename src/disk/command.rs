@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -162,10 +163,12 @@ fn progress_line(progress: &EraseProgress) -> String {
     format!("{}: {}, {} %", progress.device, progress.method, tenths * 10)
 }
 
-/// SIGINT and SIGTERM stop the erasure where it can be stopped; the records then say so.
-fn stop_on_signal(cancel: Arc<AtomicBool>) {
+/// From its return on, SIGINT and SIGTERM set `cancel` and do not end the program.
+pub fn stop_on_signal(cancel: Arc<AtomicBool>) {
+    let (ready, is_ready) = channel();
     let wait = async move {
         let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        drop(ready);
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
@@ -174,11 +177,18 @@ fn stop_on_signal(cancel: Arc<AtomicBool>) {
         eprintln!("stopping; what was erased stays erased");
         std::io::Result::Ok(())
     };
-    let work = || tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|rt| rt.block_on(wait));
-    // Without it a signal ends the program at once, without a word; that is no reason not to erase.
+    let work = || {
+        let heard = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|rt| rt.block_on(wait));
+        // Then a signal ends the program at once, without a word; that is no reason not to erase.
+        if let Err(error) = heard {
+            tracing::warn!(%error, "signals are not waited for");
+        }
+    };
     if let Err(error) = std::thread::Builder::new().name("signals".to_owned()).spawn(work) {
         tracing::warn!(%error, "signals are not waited for");
     }
+    // Ends when the other side is dropped, in any case.
+    let _: Result<(), _> = is_ready.recv();
 }
 
 /// All are checked before the first is touched.

@@ -190,15 +190,25 @@ pub fn sanitize(port: &dyn ScsiPort, method: Method, watch: &Watch<'_>, size_byt
     if let Some(registers) = registers.filter(|registers| registers.is_frozen()) {
         bail!("sanitize is frozen until the disk's next power-on (status {:#06x})", registers.count);
     }
-    match wait_for_sanitize(port, watch, size_bytes)? {
-        Some(true) => Ok(()),
-        Some(false) => {
-            // Leaves the failure mode, so that the next method is taken. If it can't be left, that one says so.
-            let _ = run(port, &sanitize_command(0, 1, 0), Transfer::None, SHORT_LIMIT);
+    match wait_for_sanitize(port, watch, size_bytes) {
+        Ok(Some(true)) => Ok(()),
+        Ok(Some(false)) => {
+            leave_failure_mode(port);
             bail!("the disk reports that it failed");
         }
-        None => bail!("the disk does not tell how it ended"),
+        Ok(None) => bail!("the disk does not tell how it ended"),
+        // A failure can also be told by refusing the question.
+        Err(error) => {
+            leave_failure_mode(port);
+            Err(error)
+        }
     }
+}
+
+/// After a sanitize that failed the disk takes nothing else. If this is not left, the next method says so.
+pub fn leave_failure_mode(port: &dyn ScsiPort) {
+    const CLEAR_FAILURE: u16 = 1;
+    let _ = run(port, &sanitize_command(0, CLEAR_FAILURE, 0), Transfer::None, SHORT_LIMIT);
 }
 
 /// Waits for a sanitize that runs, ours or one that a power cut broke off: whether the last one succeeded; `None` when
@@ -210,7 +220,7 @@ pub fn wait_for_sanitize(port: &dyn ScsiPort, watch: &Watch<'_>, size_bytes: u64
         if !registers.is_sanitizing() {
             return Ok(Some(registers.is_sanitized()));
         }
-        watch.erased(share_of(size_bytes, (registers.lba & 0xffff) as u16))?;
+        watch.by_itself(share_of(size_bytes, (registers.lba & 0xffff) as u16))?;
         sleep(watch.poll);
     }
 }

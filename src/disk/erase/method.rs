@@ -30,8 +30,8 @@ pub enum Method {
     ScsiFormat,
     /// A discard whose device promises that no copy is left: eMMC, some virtual disks.
     SecureDiscard,
-    /// The device's own command for zeros, else zeros written by the kernel. Where a disk promises that discarded
-    /// sectors read as zeros, the kernel discards here, so there is no rung for that.
+    /// The device's own command for zeros, else zeros written by the kernel. There is no rung for discard: it is no
+    /// faster where a disk has this command, and only reading all of it would prove that nothing is left.
     ZeroOut,
     /// Zeros written by us.
     Overwrite,

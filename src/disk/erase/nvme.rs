@@ -129,7 +129,6 @@ pub fn sanitize(
     const CRYPTO_ERASE: u32 = 4;
     /// Else a sanitize that fails leaves a controller that takes no other method.
     const UNRESTRICTED_EXIT: u32 = 1 << 3;
-    const EXIT_FAILURE_MODE: u32 = 1;
     if siblings.done.borrow().contains(&method) {
         return Ok(());
     }
@@ -143,13 +142,18 @@ pub fn sanitize(
             Ok(())
         }
         Sanitize::Failed => {
-            port.sanitize(EXIT_FAILURE_MODE, SANITIZE_LIMIT)
-                .context("it failed, and its failure mode can't be left")?;
+            leave_failure_mode(port).context("it failed, and its failure mode can't be left")?;
             bail!("the controller reports that it failed")
         }
         Sanitize::Never => bail!("the controller took the command and did not begin"),
         Sanitize::InProgress { .. } => bail!("it did not end"),
     }
+}
+
+/// After a sanitize that failed the controller takes nothing else.
+pub fn leave_failure_mode(port: &dyn NvmePort) -> Result<()> {
+    const EXIT_FAILURE_MODE: u32 = 1;
+    Ok(port.sanitize(EXIT_FAILURE_MODE, SANITIZE_LIMIT)?)
 }
 
 fn check_reach(abilities: &NvmeAbilities, siblings: &Siblings) -> Result<()> {
@@ -168,7 +172,7 @@ pub fn wait_for_sanitize(port: &dyn NvmePort, watch: &Watch<'_>, size_bytes: u64
     loop {
         let status = parse_sanitize_log(&port.sanitize_log().context("reading the sanitize log")?);
         let Sanitize::InProgress { share } = status else { return Ok(status) };
-        watch.erased(share_of(size_bytes, share))?;
+        watch.by_itself(share_of(size_bytes, share))?;
         sleep(watch.poll);
     }
 }

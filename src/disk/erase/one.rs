@@ -6,7 +6,6 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use super::ladder::{Abilities, ladder, read_abilities};
-use super::level::Level;
 use super::method::Method;
 use super::nvme::Siblings;
 use super::record::{Attempt, EraseResult, Erased, Refusal};
@@ -43,9 +42,7 @@ pub fn prepare(
 ) -> Prepared {
     let mut notes = Vec::new();
     let mut abilities = read_abilities(device, name);
-    if options.level != Level::Quick {
-        finish_broken_off(device, &mut abilities, watch, &mut notes);
-    }
+    finish_broken_off(device, &mut abilities, watch, &mut notes);
     if let Some(nvme) = abilities.nvme.as_ref().filter(|nvme| !nvme.unattached.is_empty()) {
         let ids: Vec<String> = nvme.unattached.iter().map(ToString::to_string).collect();
         let ids = ids.join(", ");
@@ -65,15 +62,21 @@ fn finish_broken_off(device: &dyn BlockDevice, abilities: &mut Abilities, watch:
         && (able.sanitize_block || able.sanitize_crypto)
     {
         watch.begin(Method::NvmeSanitizeBlock);
-        if let Err(error) = nvme::wait_for_sanitize(port, watch, size) {
-            notes.push(format!("whether it still sanitizes is not known: {error:#}"));
+        let left = nvme::wait_for_sanitize(port, watch, size).and_then(|status| match status {
+            nvme::Sanitize::Failed => nvme::leave_failure_mode(port),
+            nvme::Sanitize::Never | nvme::Sanitize::Completed | nvme::Sanitize::InProgress { .. } => Ok(()),
+        });
+        // The log keeps a failure that was left long ago, so this alone means nothing.
+        if let Err(error) = left {
+            notes.push(format!("its last sanitize did not end well: {error:#}"));
         }
     }
     let (Some(port), Some(able)) = (device.scsi(), &abilities.ata) else { return };
     if able.sanitize_block || able.sanitize_crypto || able.sanitize_overwrite {
         watch.begin(Method::AtaSanitizeBlock);
         if let Err(error) = ata::wait_for_sanitize(port, watch, size) {
-            notes.push(format!("whether it still sanitizes is not known: {error:#}"));
+            ata::leave_failure_mode(port);
+            notes.push(format!("its last sanitize did not end well: {error:#}"));
         }
     }
     match ata::remove_own_password(port, able.security) {

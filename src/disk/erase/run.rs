@@ -18,6 +18,8 @@ use crate::disk::partition::forget_partitions;
 use crate::sys::roots::Roots;
 use crate::sys::units::Bytes;
 
+/// For a disk that erases itself and tells no progress meanwhile. Some know only the beginning and the end.
+const BY_ITSELF_LIMIT: Duration = Duration::from_secs(4 * 3600);
 /// After a request to stop: for disks that are within a step of seconds.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -262,18 +264,21 @@ impl Listener<'_> {
         if self.records[index].is_some() {
             return;
         }
-        group.heard = Instant::now();
         match news {
             News::End(record) => {
-                (group.busy, group.limit) = (None, stall_limit);
+                (group.heard, group.busy, group.limit) = (Instant::now(), None, stall_limit);
                 self.records[index] = Some(*record);
             }
             News::Progress(step) => {
                 group.limit = match step.activity {
                     Activity::Silent { limit, .. } => limit + stall_limit,
+                    Activity::ByItself => BY_ITSELF_LIMIT + stall_limit,
                     Activity::Erasing | Activity::Verifying => stall_limit,
                 };
-                group.busy = Some((index, step));
+                // A disk that says the same for ever does nothing.
+                if group.busy != Some((index, step)) {
+                    (group.heard, group.busy) = (Instant::now(), Some((index, step)));
+                }
                 progress(&tell(&self.disks[index], &step, step.done));
             }
         }
@@ -335,5 +340,46 @@ mod tests {
     fn namespaces_of_one_controller_are_one_group() {
         let names = ["nvme0n1", "nvme0n12", "nvme11n1", "sda", "nvme", "mmcblk0"];
         assert_eq!(names.map(controller_name), ["nvme0", "nvme0", "nvme11", "sda", "nvme", "mmcblk0"]);
+    }
+
+    #[test]
+    fn a_disk_that_says_nothing_or_always_the_same_is_given_up_and_the_others_go_on() {
+        let disk = |name: &str| DiskFacts {
+            device: format!("/dev/{name}"),
+            name: name.to_owned(),
+            size: Bytes(4096),
+            sector_bytes: 512,
+            serial: None,
+            wwn: None,
+            model: None,
+            kind: DiskKind::Fixed,
+            read_only: false,
+            rotational: None,
+            uses: vec![],
+            partitions: vec![],
+            content: None,
+        };
+        let disks = [disk("sda"), disk("sdb")];
+        let options = EraseOptions { stall_limit: Duration::from_millis(50), ..EraseOptions::default() };
+        let mut groups = Vec::new();
+        for (index, disk) in disks.iter().enumerate() {
+            join_group(&mut groups, index, disk, options.stall_limit);
+        }
+        let mut records = vec![None, None];
+        let (sender, receiver) = channel();
+        let done = EraseRecord::begin(&disks[1], options.level).end(EraseResult::Skipped { reason: "done".into() });
+        sender.send((1, News::End(Box::new(done)))).unwrap();
+        let same = Step { method: Method::ZeroOut, done: Bytes(512), activity: Activity::Erasing };
+        for _ in 0..3 {
+            sender.send((0, News::Progress(same))).unwrap();
+        }
+        let mut told = Vec::new();
+        Listener { disks: &disks, options: &options, groups, records: &mut records, stopping: None }
+            .listen(&receiver, &mut |progress| told.push(progress.done.0));
+        let shown: Vec<String> = records.iter().flatten().map(ToString::to_string).collect();
+        let silent = "/dev/sda (4.0 kB, serial none): NOT ERASED: no sign of life for 0 s, at offset 512";
+        assert_eq!(shown, [silent, "/dev/sdb (4.0 kB, serial none): skipped: done"]);
+        assert_eq!(told, [512, 512, 512]);
+        drop(sender);
     }
 }

@@ -129,7 +129,7 @@ fn wait(port: &dyn ScsiPort, watch: &Watch<'_>, size_bytes: u64) -> Result<()> {
         if !is_working(&sense) {
             break;
         }
-        watch.erased(share_of(size_bytes, sense.progress.unwrap_or_default()))?;
+        watch.by_itself(share_of(size_bytes, sense.progress.unwrap_or_default()))?;
         sleep(watch.poll);
     }
     let answer = port.execute(&[TEST_UNIT_READY, 0, 0, 0, 0, 0], Transfer::None, SHORT_LIMIT)?;

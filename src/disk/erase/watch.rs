@@ -21,6 +21,8 @@ pub struct Step {
 pub enum Activity {
     /// In steps, each with a sign of life.
     Erasing,
+    /// The disk erases itself and is asked how far it is.
+    ByItself,
     /// One command that says nothing until it ends, which it must within `limit`. `estimate` is the disk's own.
     Silent { limit: Duration, estimate: Option<Duration> },
     /// What was erased is read back.
@@ -53,6 +55,12 @@ impl<'a> Watch<'a> {
     /// So many bytes are erased. An error means that it must stop here.
     pub fn erased(&self, done: u64) -> Result<(), Cancelled> {
         self.tell(done, Activity::Erasing);
+        self.check()
+    }
+
+    /// The disk says that it is so far.
+    pub fn by_itself(&self, done: u64) -> Result<(), Cancelled> {
+        self.tell(done, Activity::ByItself);
         self.check()
     }
 
