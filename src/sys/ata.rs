@@ -30,14 +30,15 @@ pub struct Command {
     pub protocol: Protocol,
 }
 
-/// The command block that carries a command. Answers come with the registers, as descriptor sense.
+/// The command block that carries a command. Those without data are answered with the registers, as descriptor sense;
+/// with data, adapters disagree on what comes back beside it, and a refusal is told without asking.
 pub fn command_block(command: &Command) -> [u8; COMMAND_BYTES] {
     const RETURN_REGISTERS: u8 = 0x20;
     const FROM_DEVICE: u8 = 0x08;
     /// The transfer's length stands in the count, in blocks of 512 bytes.
     const BLOCKS_IN_COUNT: u8 = 0x04 | 0x02;
     let (protocol, flags) = match command.protocol {
-        Protocol::NoData => (3, 0),
+        Protocol::NoData => (3, RETURN_REGISTERS),
         Protocol::PioIn => (4, FROM_DEVICE | BLOCKS_IN_COUNT),
         Protocol::PioOut => (5, BLOCKS_IN_COUNT),
     };
@@ -46,7 +47,7 @@ pub fn command_block(command: &Command) -> [u8; COMMAND_BYTES] {
     [
         ATA_PASS_THROUGH_16,
         protocol << 1 | u8::from(command.extended),
-        flags | RETURN_REGISTERS,
+        flags,
         features[0],
         features[1],
         count[0],
@@ -105,6 +106,6 @@ mod tests {
             protocol: Protocol::PioOut,
         };
         let block = command_block(&wide);
-        assert_eq!(block, [0x85, 0x0b, 0x26, 1, 0x12, 0x80, 1, 0x44, 0x11, 0x55, 0x22, 0x66, 0x33, 0, 0xb4, 0]);
+        assert_eq!(block, [0x85, 0x0b, 0x06, 1, 0x12, 0x80, 1, 0x44, 0x11, 0x55, 0x22, 0x66, 0x33, 0, 0xb4, 0]);
     }
 }

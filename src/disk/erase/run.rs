@@ -5,6 +5,8 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use time::OffsetDateTime;
+
 use super::EraseOptions;
 use super::method::Method;
 use super::nvme::Siblings;
@@ -96,6 +98,7 @@ fn erase_where(
     skip: impl Fn(&DiskFacts) -> Option<String>,
 ) -> Vec<EraseRecord> {
     let begin = |disk: &DiskFacts| EraseRecord::begin(disk, options.level);
+    let began = OffsetDateTime::now_utc();
     let (sender, receiver) = channel();
     let mut records: Vec<Option<EraseRecord>> = Vec::new();
     let mut groups: Vec<Group> = Vec::new();
@@ -118,7 +121,7 @@ fn erase_where(
         }
     }
     drop(sender);
-    Listener { disks, options, groups, records: &mut records, stopping: None }.listen(&receiver, progress);
+    Listener { disks, options, groups, records: &mut records, began, stopping: None }.listen(&receiver, progress);
     disks.iter().zip(records).map(|(disk, record)| record.unwrap_or_else(|| begin(disk))).collect()
 }
 
@@ -240,6 +243,7 @@ struct Listener<'a> {
     options: &'a EraseOptions,
     groups: Vec<Group>,
     records: &'a mut [Option<EraseRecord>],
+    began: OffsetDateTime,
     /// When the request to stop was seen.
     stopping: Option<Instant>,
 }
@@ -314,7 +318,8 @@ impl Listener<'_> {
             };
             for index in &group.members {
                 if self.records[*index].is_none() {
-                    let record = EraseRecord::begin(&self.disks[*index], self.options.level);
+                    let mut record = EraseRecord::begin(&self.disks[*index], self.options.level);
+                    record.started = self.began;
                     self.records[*index] = Some(record.end(EraseResult::Failed { reason: reason.clone() }));
                 }
             }
@@ -374,12 +379,20 @@ mod tests {
             sender.send((0, News::Progress(same))).unwrap();
         }
         let mut told = Vec::new();
-        Listener { disks: &disks, options: &options, groups, records: &mut records, stopping: None }
-            .listen(&receiver, &mut |progress| told.push(progress.done.0));
+        Listener {
+            disks: &disks,
+            options: &options,
+            groups,
+            records: &mut records,
+            began: OffsetDateTime::UNIX_EPOCH,
+            stopping: None,
+        }
+        .listen(&receiver, &mut |progress| told.push(progress.done.0));
         let shown: Vec<String> = records.iter().flatten().map(ToString::to_string).collect();
         let silent = "/dev/sda (4.0 kB, serial none): NOT ERASED: no sign of life for 0 s, at offset 512";
         assert_eq!(shown, [silent, "/dev/sdb (4.0 kB, serial none): skipped: done"]);
         assert_eq!(told, [512, 512, 512]);
+        assert_eq!(records.iter().flatten().next().map(|record| record.started), Some(OffsetDateTime::UNIX_EPOCH));
         drop(sender);
     }
 }
