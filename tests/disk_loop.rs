@@ -2,16 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::io::{Read, Seek, SeekFrom};
 use std::process::Command;
 
 use drophammer::api::layout::FilesystemLayout;
 use drophammer::disk::apply::{apply, wipe_filesystems};
 use drophammer::disk::command::{EraseArgs, OutputFormat, run_erase};
 use drophammer::disk::device::{DiskFacts, partition_node, read_disk_at};
-use drophammer::disk::erase::{EraseOptions, EraseResult, erase_all, erase_named};
+use drophammer::disk::erase::{EraseOptions, Level, erase_named};
 use drophammer::disk::fstab::fstab;
 use drophammer::disk::mount::mount_all;
 use drophammer::disk::plan::{Firmware, Mode, Plan};
@@ -354,32 +352,6 @@ fn a_tool_that_fails_is_told_with_its_words_and_the_device() {
     assert!(error.contains("exit status: 1") && error.contains("invalid block size"), "{error}");
 }
 
-fn dirty(size_mib: u64, tail: u64) -> tempfile::NamedTempFile {
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    let block = [0x5a_u8; 1 << 16];
-    for _ in 0..size_mib * 16 {
-        file.write_all(&block).unwrap();
-    }
-    file.write_all(&block[..tail as usize]).unwrap();
-    file
-}
-
-#[test]
-fn every_byte_is_erased_also_of_an_odd_tail() {
-    for (sector, tail) in [(512, 512 * 7), (4096, 4096 * 3)] {
-        let disk = Loop::attach(dirty(70, tail), sector);
-        let mut steps = 0;
-        let outcomes = erase_named(&[disk.facts()], &EraseOptions::default(), &mut |_| steps += 1);
-        let EraseResult::Erased(erased) = &outcomes[0].result else { panic!("{}", outcomes[0]) };
-        assert_eq!(erased.bytes, (70 << 20) + tail);
-        assert!(erased.verified_bytes >= 64 << 20 && steps > 0, "{erased:?}");
-        let mut bytes = Vec::new();
-        File::open(disk.file.path()).unwrap().read_to_end(&mut bytes).unwrap();
-        assert_eq!(bytes.iter().position(|byte| *byte != 0), None);
-        assert_eq!(bytes.len() as u64, erased.bytes);
-    }
-}
-
 #[test]
 fn a_mounted_disk_is_refused_by_everything() {
     let disk = Loop::new(200, 512);
@@ -400,47 +372,10 @@ fn a_mounted_disk_is_refused_by_everything() {
     let told = erase_named(&[facts], &EraseOptions::default(), &mut |_| {})[0].to_string();
     assert!(told.contains("NOT ERASED: opening it for itself alone: Device or resource busy"), "{told}");
     let confirm = vec![(200_u64 << 20).to_string()];
-    let args = EraseArgs { devices: vec![disk.device.clone()], confirm, format: OutputFormat::Table };
+    let (devices, level) = (vec![disk.device.clone()], Level::Clear);
+    let args = EraseArgs { devices, confirm, level, format_unit: false, format: OutputFormat::Table };
     let error = run_erase(&args).unwrap_err().to_string();
     assert!(error.starts_with("nothing was erased: ") && error.contains(&place), "{error}");
     mounts.unmount().unwrap();
     assert_eq!(blkid(&disk.node(1))["TYPE"], "ext4");
-}
-
-#[test]
-fn erase_wants_the_right_confirmation_for_every_disk_before_the_first() {
-    let (one, two) = (Loop::attach(dirty(1, 0), 512), Loop::attach(dirty(1, 0), 512));
-    let size = (1_u64 << 20).to_string();
-    let run = |devices: &[&str], confirm: &[&str]| {
-        let strings = |list: &[&str]| list.iter().map(ToString::to_string).collect();
-        run_erase(&EraseArgs { devices: strings(devices), confirm: strings(confirm), format: OutputFormat::Json })
-    };
-    let error = run(&[&one.device, &two.device], &[&size, "wrong"]).unwrap_err().to_string();
-    let expected = format!(
-        "the size in bytes (it has no serial number) of {} is \"{size}\", --confirm says \"wrong\"",
-        two.device
-    );
-    assert!(error.ends_with(&expected), "{error}");
-    assert!(run(&[&one.device, &one.device], &[&size, &size]).is_err());
-    assert!(run(&["/dev/no-such-disk"], &["x"]).is_err());
-    assert_eq!(
-        format!("{:?}", run(&[&one.device], &[&size, &size]).unwrap()),
-        format!("{:?}", std::process::ExitCode::from(2))
-    );
-    let first = |disk: &Loop| {
-        let mut byte = [0; 1];
-        File::open(disk.file.path()).unwrap().read_exact_at(&mut byte, 0).unwrap();
-        byte[0]
-    };
-    assert_eq!((first(&one), first(&two)), (0x5a, 0x5a));
-    run(&[&one.device], &[&size]).unwrap();
-    assert_eq!((first(&one), first(&two)), (0, 0x5a));
-}
-
-#[test]
-fn loop_devices_are_no_disks_of_the_machine() {
-    let disk = Loop::attach(dirty(1, 0), 512);
-    let outcomes = erase_all(&[disk.facts()], &EraseOptions::default(), &mut |_| panic!("it was begun"));
-    assert!(outcomes[0].to_string().ends_with("skipped: loop device"), "{}", outcomes[0]);
-    assert!(Path::new(&disk.device).exists());
 }

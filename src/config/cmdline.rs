@@ -62,6 +62,11 @@ impl Cmdline {
         self.get("drophammer.gpus") == Some("all")
     }
 
+    /// `drophammer.erase=quick|clear|purge`, as it stands.
+    pub fn erase_level(&self) -> Option<&str> {
+        self.get("drophammer.erase")
+    }
+
     /// The last `console=`, as it stands, e.g. `ttyS0,115200n8`.
     pub fn console(&self) -> Option<&str> {
         self.get("console")

@@ -3,11 +3,14 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::sys::{block, nvme};
+use crate::sys::roots::Roots;
+use crate::sys::scsi::{Answer, Transfer};
+use crate::sys::{block, nvme, scsi};
 
 /// Offsets and lengths are bytes and multiples of the sector size.
 pub trait BlockDevice: Send {
@@ -17,11 +20,31 @@ pub trait BlockDevice: Send {
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
     /// By the device's own command if it has one.
     fn zero_out(&self, offset: u64, length: u64) -> io::Result<()>;
+    fn has_secure_discard(&self) -> bool;
     fn secure_discard(&self, offset: u64, length: u64) -> io::Result<()>;
-    /// Erases the user data of this one NVMe namespace and keeps its format.
-    fn nvme_format(&self, limit: Duration) -> io::Result<()>;
     /// Everything is on the medium afterwards, and the next read comes from there.
     fn sync(&self) -> io::Result<()>;
+    /// Where NVMe commands go; `None` when this is no NVMe namespace.
+    fn nvme(&self) -> Option<&dyn NvmePort>;
+    /// Where SCSI commands go, with ATA's inside them; `None` when the device takes none, or is better not asked.
+    fn scsi(&self) -> Option<&dyn ScsiPort>;
+}
+
+/// NVMe admin commands of the controller behind a namespace.
+pub trait NvmePort {
+    fn namespace_id(&self) -> io::Result<u32>;
+    fn identify(&self, namespace: u32, what: nvme::Identify) -> io::Result<Vec<u8>>;
+    /// Format NVM; dword 10 as it goes to the controller. Returns when it is done.
+    fn format(&self, namespace: u32, cdw10: u32, limit: Duration) -> io::Result<()>;
+    /// Sanitize; dword 10 as it goes to the controller. Returns when it has begun.
+    fn sanitize(&self, cdw10: u32, limit: Duration) -> io::Result<()>;
+    /// Log page 81h.
+    fn sanitize_log(&self) -> io::Result<Vec<u8>>;
+}
+
+/// SCSI commands.
+pub trait ScsiPort {
+    fn execute(&self, command: &[u8], transfer: Transfer<'_>, limit: Duration) -> io::Result<Answer>;
 }
 
 /// Every page size and sector size in use divides it: what O_DIRECT wants.
@@ -57,6 +80,30 @@ pub struct OpenDisk {
     size_bytes: u64,
     sector_bytes: u32,
     direct: bool,
+    language: Language,
+}
+
+/// Which commands the device takes beside reads and writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Language {
+    Nvme,
+    Scsi,
+    None,
+}
+
+impl Language {
+    /// By the kernel's name and place of the device. A bridge to USB is not asked: many hang or lie when they see a
+    /// command that they do not know, and a security erase broken off by one leaves a locked disk.
+    fn of(path: &Path) -> Self {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return Self::None };
+        if name.starts_with("nvme") {
+            return Self::Nvme;
+        }
+        let place = std::fs::canonicalize(Roots::system().sys.join("class/block").join(name));
+        let is_usb =
+            place.is_ok_and(|place| place.components().any(|part| part.as_os_str().as_bytes().starts_with(b"usb")));
+        if name.starts_with("sd") && !is_usb { Self::Scsi } else { Self::None }
+    }
 }
 
 impl OpenDisk {
@@ -75,7 +122,8 @@ impl OpenDisk {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a block device"));
         }
         let (size_bytes, sector_bytes) = (block::size_bytes(file.as_fd())?, block::sector_bytes(file.as_fd())?);
-        Ok(Self { path: path.to_owned(), file, size_bytes, sector_bytes, direct })
+        let language = Language::of(path);
+        Ok(Self { path: path.to_owned(), file, size_bytes, sector_bytes, direct, language })
     }
 
     pub fn path(&self) -> &Path {
@@ -128,70 +176,51 @@ impl BlockDevice for OpenDisk {
         block::secure_discard(self.file.as_fd(), offset, length)
     }
 
-    fn nvme_format(&self, limit: Duration) -> io::Result<()> {
-        let fd = self.file.as_fd();
-        let namespace = nvme::namespace_id(fd)?;
-        check_format(&nvme::identify(fd, namespace, nvme::Identify::Controller)?)?;
-        let dword = format_dword(&nvme::identify(fd, namespace, nvme::Identify::Namespace)?);
-        nvme::format(fd, namespace, dword, limit)
+    /// The kernel refuses a range off the grid of sectors only after it has looked whether the device can do it
+    /// (block/ioctl.c, `blk_ioctl_secure_erase`): so one can ask and erase nothing.
+    fn has_secure_discard(&self) -> bool {
+        let answer = block::secure_discard(self.file.as_fd(), 1, 0);
+        answer.is_err_and(|error| error.raw_os_error() == Some(nix::libc::EINVAL))
     }
 
     fn sync(&self) -> io::Result<()> {
         self.file.sync_all()?;
         block::flush_buffers(self.file.as_fd())
     }
-}
 
-/// NVM Express base specification 2.0, figure 275: OACS at 256 (bit 1: Format NVM), FNA at 524, NN at 516.
-fn check_format(controller: &[u8]) -> io::Result<()> {
-    let at = |offset: usize| controller.get(offset).copied().unwrap_or_default();
-    if at(256) & 0x2 == 0 {
-        return Err(io::Error::new(io::ErrorKind::Unsupported, "the controller has no Format NVM command"));
-    }
-    let namespaces = u32::from_le_bytes([at(516), at(517), at(518), at(519)]);
-    if at(524) & 0x3 != 0 && namespaces > 1 {
-        // The other namespaces are other disks, each with its own decision whether it may be erased.
-        let reason = format!("it would reach all namespaces of the controller, which can have {namespaces}");
-        return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
-    }
-    Ok(())
-}
-
-/// Dword 10 of Format NVM: user data erase, and the format as it is (FLBAS at 26, DPS at 29 of the namespace).
-fn format_dword(namespace: &[u8]) -> u32 {
-    const USER_DATA_ERASE: u32 = 1 << 9;
-    let at = |offset: usize| u32::from(namespace.get(offset).copied().unwrap_or_default());
-    let (flbas, dps) = (at(26), at(29));
-    let (index_low, metadata_inline, index_high) = (flbas & 0xf, flbas >> 4 & 1, flbas >> 5 & 3);
-    let (protection, protection_first) = (dps & 0x7, dps >> 3 & 1);
-    index_low | metadata_inline << 4 | protection << 5 | protection_first << 8 | USER_DATA_ERASE | index_high << 12
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn format_keeps_the_sector_format_and_protection() {
-        let mut namespace = [0_u8; nvme::IDENTIFY_BYTES];
-        assert_eq!(format_dword(&namespace), 0x200);
-        namespace[26] = 0b0101_0011;
-        namespace[29] = 0b1010;
-        assert_eq!(format_dword(&namespace), 0x2000 | 0x200 | 0x100 | 2 << 5 | 0x10 | 3);
+    fn nvme(&self) -> Option<&dyn NvmePort> {
+        (self.language == Language::Nvme).then_some(self)
     }
 
-    #[test]
-    fn format_that_reaches_other_namespaces_is_refused() {
-        let mut controller = [0_u8; nvme::IDENTIFY_BYTES];
-        let told = |controller: &[u8]| check_format(controller).map_err(|error| error.to_string());
-        assert_eq!(told(&controller), Err("the controller has no Format NVM command".to_owned()));
-        controller[256] = 0x2;
-        controller[516] = 32;
-        assert_eq!(told(&controller), Ok(()));
-        controller[524] = 0x1;
-        let reason = "it would reach all namespaces of the controller, which can have 32";
-        assert_eq!(told(&controller), Err(reason.to_owned()));
-        controller[516] = 1;
-        assert_eq!(told(&controller), Ok(()));
+    fn scsi(&self) -> Option<&dyn ScsiPort> {
+        (self.language == Language::Scsi).then_some(self)
+    }
+}
+
+impl NvmePort for OpenDisk {
+    fn namespace_id(&self) -> io::Result<u32> {
+        nvme::namespace_id(self.file.as_fd())
+    }
+
+    fn identify(&self, namespace: u32, what: nvme::Identify) -> io::Result<Vec<u8>> {
+        nvme::identify(self.file.as_fd(), namespace, what)
+    }
+
+    fn format(&self, namespace: u32, cdw10: u32, limit: Duration) -> io::Result<()> {
+        nvme::format(self.file.as_fd(), namespace, cdw10, limit)
+    }
+
+    fn sanitize(&self, cdw10: u32, limit: Duration) -> io::Result<()> {
+        nvme::sanitize(self.file.as_fd(), cdw10, limit)
+    }
+
+    fn sanitize_log(&self) -> io::Result<Vec<u8>> {
+        nvme::sanitize_log(self.file.as_fd())
+    }
+}
+
+impl ScsiPort for OpenDisk {
+    fn execute(&self, command: &[u8], transfer: Transfer<'_>, limit: Duration) -> io::Result<Answer> {
+        scsi::execute(self.file.as_fd(), command, transfer, limit)
     }
 }

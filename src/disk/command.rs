@@ -4,13 +4,17 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::device::{DiskFacts, read_disk_at, read_disks};
-use super::erase::{EraseOptions, EraseOutcome, erase_named};
+use super::erase::{EraseOptions, EraseProgress, EraseRecord, Level, erase_named};
 use super::plan::{Firmware, Mode};
 use super::planner::plan;
 use crate::api::layout::FilesystemLayout;
@@ -62,6 +66,12 @@ pub struct EraseArgs {
     /// Serial number of each disk, in the same order; its size in bytes if it has none
     #[arg(long, required = true, num_args = 1.., value_name = "SERIAL")]
     pub confirm: Vec<String>,
+    /// quick: tables and signatures only; clear: all that can be read; purge: by the disk's own commands only
+    #[arg(long, value_enum, default_value_t)]
+    pub level: Level,
+    /// Also by FORMAT UNIT, on SCSI disks that have no better command; takes hours
+    #[arg(long)]
+    pub format_unit: bool,
     #[arg(long, value_enum, default_value_t)]
     pub format: OutputFormat,
 }
@@ -127,20 +137,58 @@ pub fn run_erase(args: &EraseArgs) -> Result<ExitCode> {
         return Ok(ExitCode::from(EXIT_USAGE));
     }
     let disks = confirmed_disks(args)?;
+    let options = EraseOptions { format_unit: args.format_unit, ..EraseOptions::of_level(args.level) };
+    stop_on_signal(Arc::clone(&options.cancel));
     let mut told = BTreeSet::new();
-    let outcomes = erase_named(&disks, &EraseOptions::default(), &mut |progress| {
-        let tenths = progress.done.0.saturating_mul(10) / progress.total.0.max(1);
-        let line = format!("{}: {}, {} %", progress.device, progress.method, tenths * 10);
+    let records = erase_named(&disks, &options, &mut |progress| {
+        let line = progress_line(progress);
         if told.insert(line.clone()) {
             eprintln!("{line}");
         }
     });
     match args.format {
-        OutputFormat::Table => print(&outcomes.iter().map(|outcome| format!("{outcome}\n")).collect::<String>())?,
-        OutputFormat::Json => print_json(&outcomes)?,
+        OutputFormat::Table => print(&records.iter().map(|record| format!("{record}\n")).collect::<String>())?,
+        OutputFormat::Json => print_json(&records)?,
     }
-    let failed = outcomes.iter().any(EraseOutcome::is_failure);
+    let failed = records.iter().any(EraseRecord::is_failure);
     Ok(ExitCode::from(if failed { EXIT_NO } else { 0 }))
+}
+
+/// One for each tenth.
+fn progress_line(progress: &EraseProgress) -> String {
+    if progress.verifying {
+        return format!("{}: {}, reading back", progress.device, progress.method);
+    }
+    let tenths = u128::from(progress.done.0) * 10 / u128::from(progress.total.0.max(1));
+    format!("{}: {}, {} %", progress.device, progress.method, tenths * 10)
+}
+
+/// From its return on, SIGINT and SIGTERM set `cancel` and do not end the program.
+pub fn stop_on_signal(cancel: Arc<AtomicBool>) {
+    let (ready, is_ready) = channel();
+    let wait = async move {
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        drop(ready);
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        cancel.store(true, Ordering::Relaxed);
+        eprintln!("stopping; what was erased stays erased");
+        std::io::Result::Ok(())
+    };
+    let work = || {
+        let heard = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|rt| rt.block_on(wait));
+        // Then a signal ends the program at once, without a word; that is no reason not to erase.
+        if let Err(error) = heard {
+            tracing::warn!(%error, "signals are not waited for");
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("signals".to_owned()).spawn(work) {
+        tracing::warn!(%error, "signals are not waited for");
+    }
+    // Ends when the other side is dropped, in any case.
+    let _: Result<(), _> = is_ready.recv();
 }
 
 /// All are checked before the first is touched.

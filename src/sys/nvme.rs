@@ -7,10 +7,14 @@ use std::time::Duration;
 const ADMIN_GET_LOG_PAGE: u8 = 0x02;
 const ADMIN_FORMAT_NVM: u8 = 0x80;
 const ADMIN_IDENTIFY: u8 = 0x06;
+const ADMIN_SANITIZE: u8 = 0x84;
+const ALL_NAMESPACES: u32 = u32::MAX;
 /// Size of every identify answer.
 pub const IDENTIFY_BYTES: usize = 4096;
 /// Size of the SMART / health information log.
 pub const SMART_LOG_BYTES: usize = 512;
+/// Size of the sanitize status log, as far as it is read.
+pub const SANITIZE_LOG_BYTES: usize = 32;
 
 #[repr(C)]
 #[derive(Default)]
@@ -83,21 +87,34 @@ pub fn identify(fd: BorrowedFd<'_>, namespace: u32, what: Identify) -> io::Resul
 
 /// The controller's SMART / health information log (log page 02h), of the controller as a whole.
 pub fn smart_log(fd: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
-    const LOG_PAGE: u32 = 0x02;
-    const ALL_NAMESPACES: u32 = u32::MAX;
-    const DWORDS: u32 = (SMART_LOG_BYTES / 4) as u32;
-    let mut answer = vec![0_u8; SMART_LOG_BYTES];
+    read_log(fd, 0x02, ALL_NAMESPACES, SMART_LOG_BYTES)
+}
+
+/// The sanitize status log (log page 81h).
+pub fn sanitize_log(fd: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    read_log(fd, 0x81, ALL_NAMESPACES, SANITIZE_LOG_BYTES)
+}
+
+fn read_log(fd: BorrowedFd<'_>, page: u32, namespace: u32, bytes: usize) -> io::Result<Vec<u8>> {
+    let mut answer = vec![0_u8; bytes];
     let mut command = AdminCommand {
         opcode: ADMIN_GET_LOG_PAGE,
-        namespace: ALL_NAMESPACES,
+        namespace,
         address: answer.as_mut_ptr() as u64,
-        data_bytes: SMART_LOG_BYTES as u32,
+        data_bytes: bytes as u32,
         // The number of dwords counts from zero.
-        cdw10: (DWORDS - 1) << 16 | LOG_PAGE,
+        cdw10: (bytes as u32 / 4 - 1) << 16 | page,
         ..AdminCommand::default()
     };
     submit(fd, &mut command)?;
     Ok(answer)
+}
+
+/// Sanitize with dword 10 as the caller composed it; returns when it has begun, not when it is done.
+pub fn sanitize(fd: BorrowedFd<'_>, cdw10: u32, limit: Duration) -> io::Result<()> {
+    let timeout_ms = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
+    let mut command = AdminCommand { opcode: ADMIN_SANITIZE, cdw10, timeout_ms, ..AdminCommand::default() };
+    submit(fd, &mut command)
 }
 
 /// Format NVM with dword 10 as the caller composed it.

@@ -1,0 +1,133 @@
+//! What became of a disk, for people, for `--format json`, and for the log: the erase record.
+
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use super::level::Level;
+use super::method::Method;
+use crate::disk::device::DiskFacts;
+use crate::disk::verify::Verified;
+use crate::sys::units::Bytes;
+
+/// Target of the log line that carries a record as JSON in its field `record`.
+pub const LOG_TARGET: &str = "drophammer::erase_record";
+
+/// One disk and one erasure.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EraseRecord {
+    pub device: String,
+    pub serial: Option<String>,
+    pub wwn: Option<String>,
+    pub model: Option<String>,
+    pub size: Bytes,
+    pub level: Level,
+    /// When it was begun, in UTC.
+    #[serde(with = "time::serde::rfc3339")]
+    pub started: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    pub ended: OffsetDateTime,
+    /// All that was tried, in order.
+    pub attempts: Vec<Attempt>,
+    /// What else should be known: a password that was removed, namespaces that no disk shows.
+    pub notes: Vec<String>,
+    pub result: EraseResult,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Attempt {
+    pub method: Method,
+    pub seconds: f64,
+    /// Why it did not work; absent for the one that did.
+    pub refusal: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EraseResult {
+    Erased(Erased),
+    /// Not a disk of the machine, so not to be erased; the machine can be offered.
+    Skipped {
+        reason: String,
+    },
+    /// Data may be left: the machine must not be offered.
+    Failed {
+        reason: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Erased {
+    pub method: Method,
+    /// Size of the disk, or of what was wiped at level quick.
+    pub bytes: u64,
+    pub verified_bytes: u64,
+    pub verified: Verified,
+    pub seconds: f64,
+    /// Stronger methods that did not work.
+    pub refused: Vec<Refusal>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Refusal {
+    pub method: Method,
+    pub reason: String,
+}
+
+impl EraseRecord {
+    pub fn begin(disk: &DiskFacts, level: Level) -> Self {
+        let now = OffsetDateTime::now_utc();
+        Self {
+            device: disk.device.clone(),
+            serial: disk.serial.clone(),
+            wwn: disk.wwn.clone(),
+            model: disk.model.clone(),
+            size: disk.size,
+            level,
+            started: now,
+            ended: now,
+            attempts: Vec::new(),
+            notes: Vec::new(),
+            result: EraseResult::Failed { reason: "its thread ended without a word".to_owned() },
+        }
+    }
+
+    pub fn end(mut self, result: EraseResult) -> Self {
+        self.ended = OffsetDateTime::now_utc();
+        self.result = result;
+        self
+    }
+
+    pub fn is_failure(&self) -> bool {
+        match self.result {
+            EraseResult::Failed { .. } => true,
+            EraseResult::Erased(_) | EraseResult::Skipped { .. } => false,
+        }
+    }
+}
+
+impl std::fmt::Display for EraseRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let serial = self.serial.as_deref().unwrap_or("none");
+        write!(f, "{} ({}, serial {serial}): ", self.device, self.size)?;
+        match &self.result {
+            EraseResult::Erased(erased) => {
+                let verified = Bytes(erased.verified_bytes);
+                write!(f, "erased by {} in {:.1} s, {verified} read back", erased.method, erased.seconds)?;
+                erased.refused.iter().try_for_each(|r| write!(f, "; {} did not work: {}", r.method, r.reason))?;
+            }
+            EraseResult::Skipped { reason } => write!(f, "skipped: {reason}")?,
+            EraseResult::Failed { reason } => write!(f, "NOT ERASED: {reason}")?,
+        }
+        self.notes.iter().try_for_each(|note| write!(f, "; {note}"))
+    }
+}
+
+/// One line of JSON for each record of a disk that is one of the machine's.
+pub fn log(records: &[EraseRecord]) {
+    for record in records.iter().filter(|record| !matches!(record.result, EraseResult::Skipped { .. })) {
+        match serde_json::to_string(record) {
+            Ok(record) => tracing::info!(target: LOG_TARGET, record = %record, "erase record"),
+            Err(error) => tracing::warn!(disk = %record.device, %error, "erase record can't be written"),
+        }
+    }
+}
