@@ -356,6 +356,7 @@ mod tests {
             sector_bytes: 512,
             serial: None,
             wwn: None,
+            links: vec![],
             model: None,
             kind: DiskKind::Fixed,
             read_only: false,
