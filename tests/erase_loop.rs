@@ -113,7 +113,7 @@ fn has_kernel(what: &str) -> bool {
     let name = if what == "dm-mod" { "device-mapper" } else { "md" };
     let there = known.lines().any(|line| line.split_whitespace().nth(1) == Some(name));
     if !there {
-        eprintln!("left out: this kernel has no {name}");
+        eprintln!("not tested: this kernel lacks {name}");
     }
     there
 }
