@@ -7,7 +7,9 @@ use anyhow::Result;
 
 use super::install::Installation;
 use super::wait::Waited;
-use super::{Agent, clock, configure, erase, hand_over, init, installed, inventory, network, register, wait};
+use super::{
+    Agent, clock, configure, erase, hand_over, init, installed, inventory, late_neighbours, network, register, wait,
+};
 use crate::init::exit::Ending;
 
 /// From the first driver to the installed system's kernel. Returns how the machine goes on, and why.
@@ -29,7 +31,7 @@ pub(crate) async fn live(agent: &Agent) -> Result<(Ending, String)> {
         register::Known::Reinstall(order) => order,
         register::Known::Fresh => {
             phase.or_stop("erase", erase::run(agent)).await?;
-            let late = register::follow_neighbours(&session, &network, &facts, &identity);
+            let late = late_neighbours::follow(&session, &network, &facts, &identity);
             let waited =
                 phase.or_stop("wait", async { Ok(wait::run(agent, &mut session, &identity.id(), late).await) });
             match waited.await? {

@@ -4,6 +4,7 @@
 //! - `runner`: what tells their start, end and duration, and what happens when one fails
 //! - one file a phase: `init`, `network`, `configure`, `clock`, `inventory`, `register`, `erase`, `wait`, `install`,
 //!   `hand_over`
+//! - `late_neighbours`, `told`: the cables that are found while the machine waits
 //! - `order`: an allocation with everything that an installation needs, or the names of what is missing
 //! - `installed`: a machine whose disks are not to be touched
 //! - `crash`: how a failed life is reported and ended
@@ -20,12 +21,14 @@ mod init;
 mod install;
 mod installed;
 mod inventory;
+mod late_neighbours;
 mod life;
 mod network;
 mod order;
 mod register;
 mod runner;
 mod session;
+mod told;
 mod wait;
 
 use std::time::Duration;

@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 
 use super::Agent;
 use super::init::Identity;
-use super::register::Told;
+use super::told::Told;
 use crate::VERSION;
 use crate::net::links::{EthernetLink, Netlink};
 use crate::net::lldp::{self, Lldp, LldpMode, Neighbours, REQUIREMENT_LIMIT, check_requirement};
