@@ -1,5 +1,7 @@
 //! Disks on real loop devices, judged by the distribution's own tools. Needs root.
 
+mod loop_device;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
@@ -8,74 +10,15 @@ use std::process::Command;
 use drophammer::api::layout::FilesystemLayout;
 use drophammer::disk::apply::{apply, wipe_filesystems};
 use drophammer::disk::command::{EraseArgs, OutputFormat, run_erase};
-use drophammer::disk::device::{DiskFacts, partition_node, read_disk_at};
+use drophammer::disk::device::DiskFacts;
 use drophammer::disk::erase::{EraseOptions, Level, erase_named};
 use drophammer::disk::fstab::fstab;
 use drophammer::disk::mount::mount_all;
 use drophammer::disk::plan::{Firmware, Mode, Plan};
 use drophammer::disk::planner::plan;
-use drophammer::sys::roots::Roots;
 use serde_json::{Value, json};
 
-/// A sparse file behind a loop device, both gone when dropped.
-struct Loop {
-    device: String,
-    file: tempfile::NamedTempFile,
-}
-
-impl Loop {
-    fn new(size_mib: u64, sector_bytes: u32) -> Self {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        file.as_file().set_len(size_mib << 20).unwrap();
-        Self::attach(file, sector_bytes)
-    }
-
-    fn attach(file: tempfile::NamedTempFile, sector_bytes: u32) -> Self {
-        let sector = sector_bytes.to_string();
-        let path = file.path().to_str().unwrap();
-        let device = output("losetup", &["-f", "--show", "-P", "-b", &sector, path]).trim().to_owned();
-        Self { device, file }
-    }
-
-    fn facts(&self) -> DiskFacts {
-        read_disk_at(&Roots::system(), &self.device).unwrap()
-    }
-
-    /// The kernel's node of a partition, `/dev/loop3p1`.
-    fn node(&self, number: u32) -> String {
-        partition_node(&Roots::system(), &self.facts().name, number).unwrap().display().to_string()
-    }
-
-    /// The model's name of a partition, `/dev/loop31`.
-    fn part(&self, number: u32) -> String {
-        format!("{}{number}", self.device)
-    }
-
-    fn hash(&self) -> String {
-        output("sync", &[]);
-        output("sha256sum", &[self.file.path().to_str().unwrap()])
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").args(["-d", &self.device]).status();
-    }
-}
-
-fn output(tool: &str, arguments: &[&str]) -> String {
-    let output = Command::new(tool).args(arguments).output().unwrap_or_else(|error| panic!("{tool}: {error}"));
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{tool} {arguments:?}: {stderr}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// What blkid finds by looking itself; empty when it finds nothing.
-fn blkid(node: &str) -> BTreeMap<String, String> {
-    let output = Command::new("blkid").args(["-p", "-o", "export", node]).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().filter_map(|line| line.split_once('=')).map(|(k, v)| (k.to_owned(), v.replace('\\', ""))).collect()
-}
+use loop_device::{Loop, blkid, output};
 
 fn layout(value: Value) -> FilesystemLayout {
     serde_json::from_value(value).unwrap()

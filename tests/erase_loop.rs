@@ -1,6 +1,7 @@
 //! Erasing real loop devices, judged by the distribution's own tools. Needs root.
 
-use std::collections::BTreeMap;
+mod loop_device;
+
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
@@ -12,74 +13,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use drophammer::disk::command::{EraseArgs, OutputFormat, run_erase, stop_on_signal};
-use drophammer::disk::device::{DiskFacts, read_disk_at};
 use drophammer::disk::erase::release::{plan_release, release};
 use drophammer::disk::erase::{EraseOptions, EraseResult, Level, Method, erase_all, erase_named};
 use drophammer::sys::roots::Roots;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-/// A file behind a loop device, both gone when dropped.
-struct Loop {
-    device: String,
-    file: tempfile::NamedTempFile,
-}
-
-impl Loop {
-    /// Sparse.
-    fn new(size_mib: u64) -> Self {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        file.as_file().set_len(size_mib << 20).unwrap();
-        Self::attach(file, 512)
-    }
-
-    fn attach(file: tempfile::NamedTempFile, sector_bytes: u32) -> Self {
-        let sector = sector_bytes.to_string();
-        let path = file.path().to_str().unwrap();
-        let device = output("losetup", &["-f", "--show", "-P", "-b", &sector, path]).trim().to_owned();
-        Self { device, file }
-    }
-
-    fn facts(&self) -> DiskFacts {
-        read_disk_at(&Roots::system(), &self.device).unwrap()
-    }
-
-    fn part(&self, number: u32) -> String {
-        format!("{}p{number}", self.device)
-    }
-
-    fn write(&self, offset: u64, bytes: &[u8]) {
-        let file = File::options().write(true).open(&self.device).unwrap();
-        file.write_all_at(bytes, offset).unwrap();
-        file.sync_all().unwrap();
-    }
-
-    fn read(&self, offset: u64, length: usize) -> Vec<u8> {
-        let mut bytes = vec![0; length];
-        File::open(self.file.path()).unwrap().read_exact_at(&mut bytes, offset).unwrap();
-        bytes
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").args(["-d", &self.device]).status();
-    }
-}
-
-fn output(tool: &str, arguments: &[&str]) -> String {
-    let output = Command::new(tool).args(arguments).output().unwrap_or_else(|error| panic!("{tool}: {error}"));
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{tool} {arguments:?}: {stderr}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// What blkid finds by looking itself; empty when it finds nothing.
-fn blkid(node: &str) -> BTreeMap<String, String> {
-    let output = Command::new("blkid").args(["-p", "-o", "export", node]).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().filter_map(|line| line.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
-}
+use loop_device::{Loop, blkid, output};
 
 /// What wipefs would remove, from all over the device.
 fn signatures(node: &str) -> Vec<String> {
@@ -200,12 +140,12 @@ fn purge_fails_with_the_reason_and_leaves_the_disk_as_it_was() {
 
 #[test]
 fn quick_leaves_no_table_and_no_file_system_of_any_partition_and_keeps_the_rest() {
-    let disk = Loop::new(400);
+    let disk = Loop::new(400, 512);
     output("sgdisk", &["-n", "1:2048:+100M", "-n", "2:0:+100M", "-n", "3:0:0", &disk.device]);
     let _ = Command::new("partx").args(["-d", &disk.device]).output();
     output("partx", &["-a", &disk.device]);
-    output("mkfs.ext4", &["-q", "-F", &disk.part(1)]);
-    output("mkswap", &["-q", &disk.part(2)]);
+    output("mkfs.ext4", &["-q", "-F", &disk.node(1)]);
+    output("mkswap", &["-q", &disk.node(2)]);
     let starts: Vec<u64> = disk.facts().partitions.iter().map(|partition| partition.start.0).collect();
     assert_eq!(starts.len(), 3);
     disk.write(starts[1] + (50 << 20), b"in the middle");
@@ -217,7 +157,7 @@ fn quick_leaves_no_table_and_no_file_system_of_any_partition_and_keeps_the_rest(
     let _ = Command::new("partx").args(["-d", &disk.device]).output();
     output("partx", &["-a", &disk.device]);
     for number in 1..=3 {
-        assert_eq!(blkid(&disk.part(number)).get("TYPE"), None, "partition {number}");
+        assert_eq!(blkid(&disk.node(number)).get("TYPE"), None, "partition {number}");
     }
     assert_eq!(disk.read(starts[1] + (50 << 20), 13), b"in the middle", "quick is not more than quick");
     let _ = Command::new("partx").args(["-d", &disk.device]).output();
@@ -249,7 +189,7 @@ fn quick_finds_members_of_raid_lvm_zfs_ceph_and_luks_where_they_lie() {
         ("btrfs, second copy", (64 << 20) + 64, b"_BHRfS_M".to_vec()),
     ];
     for (what, offset, bytes) in places {
-        let disk = Loop::new(200);
+        let disk = Loop::new(200, 512);
         disk.write(offset, &bytes);
         quick(&disk);
         assert_eq!(disk.read(offset, bytes.len()), vec![0; bytes.len()], "{what}");
@@ -269,18 +209,18 @@ fn a_request_to_stop_leaves_a_record_and_the_disk() {
 
 #[test]
 fn swap_and_nested_mounts_of_a_disk_are_taken_down_and_then_it_is_erased() {
-    let disk = Loop::new(300);
+    let disk = Loop::new(300, 512);
     output("sgdisk", &["-n", "1:0:+100M", "-n", "2:0:+100M", &disk.device]);
     let _ = Command::new("partx").args(["-d", &disk.device]).output();
     output("partx", &["-a", &disk.device]);
-    output("mkfs.ext4", &["-q", "-F", &disk.part(1)]);
-    output("mkfs.ext4", &["-q", "-F", &disk.part(2)]);
+    output("mkfs.ext4", &["-q", "-F", &disk.node(1)]);
+    output("mkfs.ext4", &["-q", "-F", &disk.node(2)]);
     let outer = tempfile::Builder::new().prefix("with space ").tempdir().unwrap();
     let path = outer.path().to_str().unwrap();
-    output("mount", &[&disk.part(1), path]);
+    output("mount", &[&disk.node(1), path]);
     let inner = outer.path().join("inner");
     fs::create_dir(&inner).unwrap();
-    output("mount", &[&disk.part(2), inner.to_str().unwrap()]);
+    output("mount", &[&disk.node(2), inner.to_str().unwrap()]);
 
     let roots = Roots::system();
     let refused = erase_named(&[disk.facts()], &EraseOptions::default(), &mut |_| {})[0].to_string();
@@ -293,7 +233,7 @@ fn swap_and_nested_mounts_of_a_disk_are_taken_down_and_then_it_is_erased() {
 
 #[test]
 fn what_can_not_be_taken_down_is_told_with_the_reason() {
-    let disk = Loop::new(64);
+    let disk = Loop::new(64, 512);
     output("mkfs.ext4", &["-q", "-F", &disk.device]);
     let place = tempfile::tempdir().unwrap();
     output("mount", &[&disk.device, place.path().to_str().unwrap()]);
@@ -313,7 +253,7 @@ fn lvm_on_a_degraded_array_is_taken_down_without_their_tools() {
     if !has_kernel("md-mod") || !has_kernel("dm-mod") {
         return;
     }
-    let (one, two) = (Loop::new(100), Loop::new(100));
+    let (one, two) = (Loop::new(100, 512), Loop::new(100, 512));
     let md = "/dev/md/drophammer-erase-test";
     output(
         "mdadm",

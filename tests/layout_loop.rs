@@ -1,6 +1,8 @@
 //! Layouts with RAID and LVM on real loop devices, made by the distribution's own tools and found again by them. Needs
 //! root, and a kernel with md and device mapper: without those the tests say so and end.
 
+mod loop_device;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -22,36 +24,7 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use serde_json::{Value, json};
 
-/// A sparse file behind a loop device, both gone when dropped.
-struct Loop {
-    device: String,
-    file: tempfile::NamedTempFile,
-}
-
-impl Loop {
-    fn new(size_mib: u64, sector_bytes: u32) -> Self {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        file.as_file().set_len(size_mib << 20).unwrap();
-        let (sector, path) = (sector_bytes.to_string(), file.path().to_str().unwrap());
-        let device = output("losetup", &["-f", "--show", "-P", "-b", &sector, path]).trim().to_owned();
-        Self { device, file }
-    }
-
-    fn facts(&self) -> DiskFacts {
-        read_disk_at(&Roots::system(), &self.device).unwrap()
-    }
-
-    fn hash(&self) -> String {
-        output("sync", &[]);
-        output("sha256sum", &[self.file.path().to_str().unwrap()])
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").args(["-d", &self.device]).status();
-    }
-}
+use loop_device::{Loop, blkid, output};
 
 /// Stops what a plan started, also when the test fails. Declared after the loops, so that it ends before them.
 struct Made(Plan);
@@ -62,20 +35,6 @@ impl Drop for Made {
             eprintln!("{error:#}");
         }
     }
-}
-
-fn output(tool: &str, arguments: &[&str]) -> String {
-    let output = Command::new(tool).args(arguments).output().unwrap_or_else(|error| panic!("{tool}: {error}"));
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{tool} {arguments:?}: {stderr}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// What blkid finds by looking itself; empty when it finds nothing.
-fn blkid(node: &Path) -> BTreeMap<String, String> {
-    let output = Command::new("blkid").args(["-p", "-o", "export"]).arg(node).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().filter_map(|line| line.split_once('=')).map(|(k, v)| (k.to_owned(), v.replace('\\', ""))).collect()
 }
 
 /// Whether the kernel can do what a test needs; says so where it can't.
