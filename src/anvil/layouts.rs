@@ -3,7 +3,7 @@
 
 use super::refusal::Refusal;
 use super::version::{ImageId, VersionConstraint};
-use crate::api::layout::FilesystemLayout;
+use crate::api::layout::{FilesystemLayout, is_selector};
 use crate::api::rest::Disk;
 
 const MIB: u64 = 1 << 20;
@@ -57,7 +57,8 @@ pub fn choose<'l>(layouts: &'l [FilesystemLayout], size: &str, image: &ImageId<'
 /// Whether every disk of the layout is there and large enough. Names every fault.
 pub fn check_fit(layout: &FilesystemLayout, disks: &[Disk]) -> Result<(), Refusal> {
     let mut faults = Vec::new();
-    for wanted in &layout.disks {
+    // What a selector stands for the agent's plan finds out: serial numbers and buses are not registered.
+    for wanted in layout.disks.iter().filter(|disk| !is_selector(&disk.device)) {
         let found = disks.iter().find(|disk| with_dev(&disk.name) == with_dev(&wanted.device));
         let needed_mib = wanted.partitions.iter().fold(0_u64, |sum, partition| sum.saturating_add(partition.size));
         match found {
@@ -107,6 +108,14 @@ mod tests {
             disks: vec![LayoutDisk { device: device.into(), partitions, wipeonreinstall: true }],
             ..FilesystemLayout::default()
         }
+    }
+
+    #[test]
+    fn a_disk_that_is_selected_is_left_to_the_agent() {
+        let disks = [Disk { name: "/dev/sda".into(), size: 1 << 30 }];
+        assert!(check_fit(&with_disk("/dev/sdb", &[100]), &disks).is_err());
+        assert!(check_fit(&with_disk("serial:S1", &[100]), &disks).is_ok());
+        assert!(check_fit(&with_disk("smallest nvme", &[100]), &disks).is_ok());
     }
 
     #[test]
