@@ -12,10 +12,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use drophammer::api::layout::FilesystemLayout;
 use drophammer::api::layout::values::Format;
-use drophammer::disk::apply::{apply, node, wipe_filesystems};
+use drophammer::disk::apply::{apply, wipe_filesystems};
 use drophammer::disk::device::{DiskFacts, partition_node, read_disk_at};
 use drophammer::disk::lvm::volume_node;
 use drophammer::disk::mount::mount_all;
+use drophammer::disk::nodes::node;
 use drophammer::disk::plan::{Firmware, Member, Mode, Place, Plan};
 use drophammer::disk::planner::plan;
 use drophammer::disk::release::release;

@@ -5,17 +5,16 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use thiserror::Error;
 
-use super::device::{DiskFacts, partition_node, read_disk_at, read_signature};
+use super::device::{DiskFacts, read_disk_at, read_signature};
 use super::filesystem::{make_filesystem, missing_tools};
 use super::kernel::prepare_kernel;
 use super::lvm::{LVM, activate_group, create_group, volume_node};
+use super::nodes::{member_nodes, node};
 use super::partition::{blank_disk, clear_ends, erase_signatures, forget_partitions, partition_disk};
-use super::plan::{
-    DiskAction, DiskPlan, FilesystemAction, FilesystemPlan, FilesystemUuid, Member, Place, Plan, StackAction,
-};
+use super::plan::{DiskAction, DiskPlan, FilesystemAction, FilesystemPlan, FilesystemUuid, Place, Plan, StackAction};
 use super::probe::{parse_raid_at_end, raid_super_at_end};
 use super::raid::{MDADM, assemble_array, create_array, is_running};
 use super::release::release;
@@ -112,28 +111,6 @@ fn make_filesystems(roots: &Roots, plan: &Plan, progress: &mut dyn FnMut(&str)) 
             .with_context(|| format!("making {} on {}", filesystem.format, node.display()))?;
     }
     Ok(())
-}
-
-/// The kernel's node of a place.
-pub fn node(roots: &Roots, plan: &Plan, place: &Place) -> Result<PathBuf> {
-    match place {
-        Place::Partition { disk, number } => {
-            let disk = plan.disk(disk).with_context(|| format!("{disk} is not in the plan"))?;
-            partition_node(roots, &disk.disk.name, *number)
-        }
-        Place::WholeDisk { disk } => Ok(PathBuf::from(disk)),
-        Place::Array { device } => Ok(PathBuf::from(device)),
-        Place::Volume { group, name } => Ok(volume_node(group, name)),
-        Place::Memory => bail!("what is in memory has no device"),
-    }
-}
-
-/// In the members' order.
-pub fn member_nodes(roots: &Roots, plan: &Plan, members: &[Member]) -> Result<Vec<PathBuf>> {
-    let node = |member: &Member| {
-        node(roots, plan, &member.place).with_context(|| format!("looking for the node of {}", member.device))
-    };
-    members.iter().map(node).collect()
 }
 
 /// Names of disks change between boots and when one is plugged; what is erased must be the disk of the plan.

@@ -25,6 +25,7 @@ mod links;
 pub mod lvm;
 pub mod mount;
 pub mod mount_options;
+pub mod nodes;
 pub mod partition;
 pub mod plan;
 pub mod plan_text;

@@ -10,8 +10,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use super::apply::node;
 use super::mount_options::parse_options;
+use super::nodes::node;
 use super::plan::Plan;
 use crate::sys::roots::Roots;
 

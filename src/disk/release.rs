@@ -2,8 +2,8 @@
 
 use anyhow::{Result, bail};
 
-use super::apply::member_nodes;
 use super::lvm::deactivate_group;
+use super::nodes::member_nodes;
 use super::plan::Plan;
 use super::raid::stop_array;
 use crate::sys::roots::Roots;
