@@ -95,13 +95,13 @@ fn check_by_tools(sector_bytes: u32) {
 
     let expected = [(1, "vfat", "efi"), (2, "ext4", "root"), (4, "swap", "swap"), (7, "ext3", "")];
     for (number, kind, label) in expected {
-        let found = blkid(&disk.node(number));
+        let found = blkid(disk.node(number));
         assert_eq!(found["TYPE"], kind);
         assert_eq!(found.get("LABEL").map_or("", String::as_str), label);
         let planned = plan.filesystems.iter().find(|fs| fs.device == disk.part(number)).unwrap();
         assert_eq!(Some(found["UUID"].clone()), planned.uuid.as_ref().map(ToString::to_string));
     }
-    assert_eq!(blkid(&disk.node(5)).get("TYPE"), None);
+    assert_eq!(blkid(disk.node(5)).get("TYPE"), None);
 }
 
 #[test]
@@ -174,9 +174,9 @@ fn nothing_of_an_older_and_larger_table_is_found_again() {
     assert!(plan.to_string().contains("ext4 \"OLD\""), "{plan}");
     let found: Vec<u32> = disk.facts().partitions.iter().map(|p| p.number).collect();
     assert_eq!(found, [1, 2, 3, 128]);
-    assert_eq!(blkid(&disk.node(1)).get("LABEL"), None);
+    assert_eq!(blkid(disk.node(1)).get("LABEL"), None);
     for number in [2, 3, 128] {
-        assert_eq!(blkid(&disk.node(number)).get("TYPE"), None, "partition {number}");
+        assert_eq!(blkid(disk.node(number)).get("TYPE"), None, "partition {number}");
     }
     assert!(output("sgdisk", &["-v", &disk.device]).contains("No problems found"));
 }
@@ -320,5 +320,5 @@ fn a_mounted_disk_is_refused_by_everything() {
     let error = run_erase(&args).unwrap_err().to_string();
     assert!(error.starts_with("nothing was erased: ") && error.contains(&place), "{error}");
     mounts.unmount().unwrap();
-    assert_eq!(blkid(&disk.node(1))["TYPE"], "ext4");
+    assert_eq!(blkid(disk.node(1))["TYPE"], "ext4");
 }

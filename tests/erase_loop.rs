@@ -157,7 +157,7 @@ fn quick_leaves_no_table_and_no_file_system_of_any_partition_and_keeps_the_rest(
     let _ = Command::new("partx").args(["-d", &disk.device]).output();
     output("partx", &["-a", &disk.device]);
     for number in 1..=3 {
-        assert_eq!(blkid(&disk.node(number)).get("TYPE"), None, "partition {number}");
+        assert_eq!(blkid(disk.node(number)).get("TYPE"), None, "partition {number}");
     }
     assert_eq!(disk.read(starts[1] + (50 << 20), 13), b"in the middle", "quick is not more than quick");
     let _ = Command::new("partx").args(["-d", &disk.device]).output();
