@@ -149,7 +149,7 @@ fn check_by_tools(plan: &Plan) {
         assert!(verdict.contains("No problems found"), "{verdict}");
     }
     for filesystem in plan.filesystems.iter().filter(|fs| fs.uuid.is_some()) {
-        let found = blkid(&node(&Roots::system(), plan, &filesystem.place).unwrap());
+        let found = blkid(node(&Roots::system(), plan, &filesystem.place).unwrap());
         assert_eq!(found.get("TYPE").map(String::as_str), Some(filesystem.format.as_str()), "{found:?}");
         assert_eq!(found.get("UUID").cloned(), filesystem.uuid.as_ref().map(ToString::to_string));
         assert_eq!(found.get("LABEL").cloned(), filesystem.label);
