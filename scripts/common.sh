@@ -74,6 +74,20 @@ need_packages() {
     step "packages" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"
 }
 
+# unpack_package PACKAGE DIR: Debian's package, unpacked into DIR, never installed.
+unpack_package() {
+    local package=$1 dir=$2 deb
+    mkdir -p "$dir/download"
+    if ! (cd "$dir/download" && apt-get -o APT::Sandbox::User=root download "$package"); then
+        # The lists may be older than the mirror.
+        apt-get update
+        (cd "$dir/download" && apt-get -o APT::Sandbox::User=root download "$package") || return 1
+    fi
+    deb=$(find "$dir/download" -name '*.deb')
+    dpkg-deb -x "$deb" "$dir" || return 1
+    rm -r "$dir/download"
+}
+
 # refresh_package_lists: `apt-get update`, at most once a day and run.
 refresh_package_lists() {
     local stamp=$cache/apt-updated

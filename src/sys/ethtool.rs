@@ -63,7 +63,8 @@ pub fn driver_info(socket: BorrowedFd<'_>, link: &str) -> io::Result<DriverInfo>
     let mut info: RawDriverInfo = unsafe { zeroed() };
     info.command = GET_DRIVER_INFO;
     ask(socket, link, &mut info)?;
-    Ok(DriverInfo { driver: text(&info.driver), firmware: text(&info.firmware), bus: text(&info.bus) })
+    let field = |bytes: &[u8]| text(bytes).trim().to_owned();
+    Ok(DriverInfo { driver: field(&info.driver), firmware: field(&info.firmware), bus: field(&info.bus) })
 }
 
 /// What the card was made with; EOPNOTSUPP or zeros where there is no such thing.
@@ -78,8 +79,9 @@ pub fn permanent_address(socket: BorrowedFd<'_>, link: &str) -> io::Result<Vec<u
     Ok(answer.data[..size].to_vec())
 }
 
-/// `T` is one of the structures above: what the kernel writes for its command fits into it.
-fn ask<T>(socket: BorrowedFd<'_>, link: &str, command: &mut T) -> io::Result<()> {
+/// `T` is one of the structures of this module or of `ethtool_flags`, its first field the command: what the kernel
+/// writes for that command fits into it.
+pub(super) fn ask<T>(socket: BorrowedFd<'_>, link: &str, command: &mut T) -> io::Result<()> {
     // SAFETY: a name and a union of plain data; all zeroes is a valid value.
     let mut request: libc::ifreq = unsafe { zeroed() };
     if link.len() >= request.ifr_name.len() {
@@ -89,15 +91,17 @@ fn ask<T>(socket: BorrowedFd<'_>, link: &str, command: &mut T) -> io::Result<()>
         *to = from as c_char;
     }
     request.ifr_ifru.ifru_data = std::ptr::from_mut(command).cast();
-    // SAFETY: the socket is open; the request points to a live structure that has the size the kernel has for the
-    // command in its first field.
+    // SAFETY: the socket is open; the request points to a live structure, not borrowed elsewhere, with room for all that
+    // the kernel writes for the command in its first field. For GSTRINGS that is as many strings as GSSET_INFO told a
+    // moment before, for which `ethtool_flags` has ample room.
     unsafe { raw::ethtool(socket.as_raw_fd(), &raw mut request) }?;
     Ok(())
 }
 
-fn text(bytes: &[u8]) -> String {
+/// Up to the first zero byte.
+pub(super) fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    String::from_utf8_lossy(bytes.get(..end).unwrap_or(bytes)).trim().to_owned()
+    String::from_utf8_lossy(bytes.get(..end).unwrap_or(bytes)).into_owned()
 }
 
 #[cfg(test)]

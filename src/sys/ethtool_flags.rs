@@ -1,12 +1,10 @@
 //! Private flags of network drivers, by ioctl (`include/uapi/linux/ethtool.h`): switches that only one driver knows.
 
-use std::ffi::{c_char, c_void};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use super::ethtool::{ask, open, text};
 
-const SIOCETHTOOL: u64 = 0x8946;
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GPFLAGS: u32 = 0x27;
 const ETHTOOL_SPFLAGS: u32 = 0x28;
@@ -88,39 +86,11 @@ fn read_strings(link: &str, set: u32) -> io::Result<Vec<String>> {
     let mut strings = Box::new(Strings { command: ETHTOOL_GSTRINGS, set, length: info.length, data });
     call(link, strings.as_mut())?;
     let length = (strings.length as usize).min(length);
-    Ok(strings.data.iter().take(length).map(text).collect())
+    Ok(strings.data.iter().take(length).map(|name| text(name)).collect())
 }
 
-fn text(bytes: &[u8; ETH_GSTRING_BYTES]) -> String {
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
-}
-
-/// `struct ifreq` with the union's pointer, at its full size.
-#[repr(C)]
-struct Request {
-    name: [c_char; libc::IFNAMSIZ],
-    data: *mut c_void,
-    rest: [u8; 16],
-}
-
-/// `argument` is one of the structures above, its first field the command.
-fn call<T>(link: &str, argument: &mut T) -> io::Result<()> {
-    const { assert!(size_of::<Request>() == size_of::<libc::ifreq>()) };
-    let mut name: [c_char; libc::IFNAMSIZ] = [0; libc::IFNAMSIZ];
-    if link.len() >= name.len() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "link name is too long"));
-    }
-    for (to, from) in name.iter_mut().zip(link.bytes()) {
-        *to = from as c_char;
-    }
-    let fd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    let mut request = Request { name, data: std::ptr::from_mut(argument).cast(), rest: [0; 16] };
-    // SAFETY: `request` is a live ifreq whose pointer leads to `argument`, alive and not borrowed elsewhere. For each
-    // command the kernel writes at most that command's structure; for GSTRINGS as many strings as GSSET_INFO told a
-    // moment ago, for which `Strings` has ample room.
-    let done = unsafe { libc::ioctl(fd.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+fn call<T>(link: &str, command: &mut T) -> io::Result<()> {
+    ask(open()?.as_fd(), link, command)
 }
 
 #[cfg(test)]

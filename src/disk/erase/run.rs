@@ -339,6 +339,7 @@ fn tell(disk: &DiskFacts, step: &Step, done: Bytes) -> EraseProgress {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::facts;
     use super::*;
 
     #[test]
@@ -349,22 +350,7 @@ mod tests {
 
     #[test]
     fn a_disk_that_says_nothing_or_always_the_same_is_given_up_and_the_others_go_on() {
-        let disk = |name: &str| DiskFacts {
-            device: format!("/dev/{name}"),
-            name: name.to_owned(),
-            size: Bytes(4096),
-            sector_bytes: 512,
-            serial: None,
-            wwn: None,
-            links: vec![],
-            model: None,
-            kind: DiskKind::Fixed,
-            read_only: false,
-            rotational: None,
-            uses: vec![],
-            partitions: vec![],
-            content: None,
-        };
+        let disk = |name: &str| facts(name, DiskKind::Fixed);
         let disks = [disk("sda"), disk("sdb")];
         let options = EraseOptions { stall_limit: Duration::from_millis(50), ..EraseOptions::default() };
         let mut groups = Vec::new();

@@ -322,7 +322,7 @@ fn a_request_to_stop_ends_the_ladder() {
     assert!(Watch::new(&|_| {}, &never, options.poll).check().is_ok());
 }
 
-fn facts(name: &str, kind: DiskKind) -> DiskFacts {
+pub(super) fn facts(name: &str, kind: DiskKind) -> DiskFacts {
     DiskFacts {
         device: format!("/dev/{name}"),
         name: name.to_owned(),
