@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use drophammer::api::rest;
-use drophammer::disk::device::{DiskKind, read_disks};
+use drophammer::disk::device::read_disks;
+use drophammer::disk::erase::run::reason_to_skip;
 use drophammer::inventory::dmi::MachineKind;
 use drophammer::inventory::machine_id::read_machine_id;
 use drophammer::inventory::nic::{Neighbor, Nic};
@@ -85,10 +86,12 @@ fn the_json_is_a_superset_of_the_rest_hardware_and_equals_what_is_registered() {
 }
 
 #[test]
-fn only_disks_that_stay_in_the_machine_and_can_be_written_may_be_erased() {
+fn only_disks_that_stay_in_the_machine_are_erased() {
     let fixed = |machine| -> Vec<String> {
-        let Inventory { disks, other_media, .. } = read(machine);
-        disks.iter().chain(&other_media).filter(|disk| disk.is_fixed_medium()).map(|disk| disk.name.clone()).collect()
+        let tree = machine_tree::build(machine);
+        let disks = read_disks(&Roots::under(tree.path())).expect("the disks");
+        let fixed = disks.into_iter().filter(|disk| reason_to_skip(disk).is_none() && !disk.read_only);
+        fixed.map(|disk| disk.device).collect()
     };
     // Not: read-only nvme10n1, a path of nvme1n1, md, dm, and the BMC's virtual media.
     assert_eq!(fixed("server-8-h100"), ["/dev/nvme0n1", "/dev/nvme1n1", "/dev/nvme2n1", "/dev/sda", "/dev/sdb"]);
@@ -125,15 +128,6 @@ fn neighbours_are_read_by_the_rest_object() {
     let heard = &rest.nics[0].neighbors[0];
     let words = (heard.mac.as_str(), heard.identifier.as_str(), heard.name.as_str());
     assert_eq!(words, ("Ethernet3", "Ethernet3", ""));
-}
-
-#[test]
-fn the_eraser_leaves_the_bmcs_media_alone_too() {
-    let tree = machine_tree::build("server-4k-sas-md");
-    let disks = read_disks(&Roots::under(tree.path())).expect("disks");
-    let fixed: Vec<&str> =
-        disks.iter().filter(|disk| disk.kind == DiskKind::Fixed).map(|disk| disk.device.as_str()).collect();
-    assert_eq!(fixed, ["/dev/nvme0n1", "/dev/nvme0n2", "/dev/sda", "/dev/sdb"]);
 }
 
 #[test]
@@ -292,7 +286,6 @@ fn files_with_nonsense_in_them_are_absent_values() {
     assert!(inventory.cpus.is_empty() && inventory.gpus.is_empty() && inventory.nics.is_empty());
     let names: Vec<&str> = inventory.disks.iter().map(|disk| disk.name.as_str()).collect();
     assert_eq!(names, ["/dev/vdc"]);
-    assert!(!inventory.disks[0].is_fixed_medium(), "it is not known whether the medium can be taken out");
     for disk in ["vda", "vdb", "loop", "SMBIOS: the table has a structure that is shorter"] {
         assert!(inventory.warnings.iter().any(|warning| warning.contains(disk)), "{disk}: {:?}", inventory.warnings);
     }

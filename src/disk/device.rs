@@ -1,9 +1,9 @@
 //! What the plan and the eraser need to know of each disk.
 //!
-//! Sources: `/sys/block`, `/proc/self/mountinfo`, `/proc/swaps`, and the first bytes of the disks themselves.
+//! Which disks there are and what they are is the inventory's word; added here is who uses them now, and what the plan
+//! must know of the bytes on them: tables and signatures.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,9 @@ use serde::Serialize;
 use super::links;
 use super::probe::{HEAD_BYTES, Signature, parse_signature};
 use super::table::{Table, read_table};
-use crate::inventory::disk::media::is_bmc_medium_at;
+pub use super::uses::DiskUse;
+use super::uses::{Mount, read_mounts, read_uses};
+use crate::inventory::disk::{self, Disk, read_block_device, read_block_devices};
 use crate::sys::roots::Roots;
 use crate::sys::units::Bytes;
 
@@ -77,34 +79,28 @@ pub enum DiskKind {
     DeviceMapper,
     /// Software RAID.
     Md,
-    Nbd,
-    /// The boot areas of an eMMC, which belong to the board's firmware.
-    EmmcBoot,
+    /// In software only: a disk of the network, bcache.
+    Virtual,
+    /// Boot areas of an eMMC and the like, which belong to the board's firmware.
+    SpecialArea,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DiskUse {
-    Mounted {
-        device: String,
-        target: String,
-    },
-    Swap {
-        device: String,
-    },
-    /// md, dm or bcache above it.
-    Held {
-        device: String,
-        by: String,
-    },
-}
-
-impl std::fmt::Display for DiskUse {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Mounted { device, target } => write!(f, "{device} is mounted at {target}"),
-            Self::Swap { device } => write!(f, "{device} is active swap"),
-            Self::Held { device, by } => write!(f, "{device} is held by {by}"),
+impl DiskKind {
+    fn of(disk: &Disk) -> Self {
+        match disk.kind {
+            disk::DiskKind::Disk if disk.removable == Some(true) => Self::Removable,
+            disk::DiskKind::Disk => Self::Fixed,
+            // Comes and goes, also one that says it is fixed.
+            disk::DiskKind::BmcMedium => Self::Removable,
+            disk::DiskKind::Cdrom => Self::Optical,
+            disk::DiskKind::Floppy => Self::Floppy,
+            disk::DiskKind::Loop => Self::Loop,
+            disk::DiskKind::Ram => Self::Ram,
+            disk::DiskKind::Zram => Self::Zram,
+            disk::DiskKind::Dm => Self::DeviceMapper,
+            disk::DiskKind::Md => Self::Md,
+            disk::DiskKind::Virtual => Self::Virtual,
+            disk::DiskKind::SpecialArea => Self::SpecialArea,
         }
     }
 }
@@ -129,161 +125,73 @@ pub struct Content {
 /// All disks, by name. One that can't be read is left out with a warning.
 pub fn read_disks(roots: &Roots) -> Result<Vec<DiskFacts>> {
     let block = roots.sys.join("block");
-    let mut names = Vec::new();
-    for entry in fs::read_dir(&block).with_context(|| format!("listing {}", block.display()))? {
-        let entry = entry.with_context(|| format!("listing {}", block.display()))?;
-        names.push(entry.file_name().to_string_lossy().into_owned());
-    }
-    names.sort();
+    // To the inventory it is a warning; here it would read as "no disks", and nothing would be erased.
+    fs::read_dir(&block).with_context(|| format!("listing {}", block.display()))?;
     let mounts = read_mounts(roots)?;
-    let mut disks = Vec::new();
-    for name in names {
-        match read_disk(roots, &name, &mounts) {
-            Ok(disk) => disks.extend(disk),
-            Err(error) => tracing::warn!(disk = %name, error = format!("{error:#}"), "disk can't be read"),
-        }
+    let reading = read_block_devices(roots);
+    for warning in reading.warnings {
+        tracing::warn!("{warning}");
     }
-    Ok(disks)
+    Ok(reading.found.disks.iter().map(|disk| facts_of(roots, disk, &mounts)).collect())
 }
 
 /// The disk behind a device path such as `/dev/sda`.
 pub fn read_disk_at(roots: &Roots, device: &str) -> Result<DiskFacts> {
-    let Some(name) = device.strip_prefix("/dev/").filter(|name| !name.is_empty()) else {
+    if device.strip_prefix("/dev/").unwrap_or_default().is_empty() {
         bail!("{device:?} is not a path below /dev");
-    };
+    }
     let mounts = read_mounts(roots)?;
-    read_disk(roots, &kernel_name(name), &mounts)?.with_context(|| format!("{device} is no disk of its own"))
+    let disk = read_block_device(roots, &disk::kernel_name(device))
+        .with_context(|| format!("{device} is no disk of its own"))?;
+    Ok(facts_of(roots, &disk, &mounts))
 }
 
 /// Device node of a partition. The kernel's own name is looked up by number, since its rule (`p` after a digit) and the
 /// layout's (`p` after nvme) differ.
 pub fn partition_node(roots: &Roots, disk_name: &str, number: u32) -> Result<PathBuf> {
-    let folder = roots.sys.join("block").join(disk_name);
-    for name in partition_names(&folder)? {
-        if read_number(&folder.join(&name).join("partition")) == Some(u64::from(number)) {
-            return Ok(roots.dev.join(node_name(&name)));
-        }
-    }
-    bail!("the kernel has no partition {number} on {disk_name}")
+    let disk = read_block_device(roots, disk_name);
+    let partitions = disk.iter().flat_map(|disk| &disk.partitions);
+    let found = partitions.into_iter().find(|partition| partition.number == u64::from(number));
+    let found = found.with_context(|| format!("the kernel has no partition {number} on {disk_name}"))?;
+    Ok(node_at(roots, &found.name))
 }
 
-/// `cciss/c0d0` is `cciss!c0d0` in sysfs.
-fn kernel_name(node: &str) -> String {
-    node.replace('/', "!")
+/// Of the device `/dev/...`; elsewhere in a captured tree.
+fn node_at(roots: &Roots, device: &str) -> PathBuf {
+    roots.dev.join(device.trim_start_matches("/dev/"))
 }
 
-fn node_name(kernel: &str) -> String {
-    kernel.replace('!', "/")
-}
-
-fn read_disk(roots: &Roots, name: &str, mounts: &[Mount]) -> Result<Option<DiskFacts>> {
-    let folder = roots.sys.join("block").join(name);
-    // A path of a multipath NVMe is hidden, and has no node.
-    if read_number(&folder.join("hidden")) == Some(1) {
-        return Ok(None);
-    }
-    let units =
-        read_number(&folder.join("size")).with_context(|| format!("reading {}", folder.join("size").display()))?;
-    let size = Bytes(units.saturating_mul(512));
-    let sector_bytes = read_number(&folder.join("queue/logical_block_size")).and_then(|n| u32::try_from(n).ok());
-    let sector_bytes = sector_bytes.unwrap_or(512);
-    // An image that the BMC plugs in comes and goes, also one that says it is fixed.
-    let removable = read_number(&folder.join("removable")) == Some(1) || is_bmc_medium_at(&folder);
-    let kind = kind_of(name, removable);
-    let node = roots.dev.join(node_name(name));
-    let probed = matches!(kind, DiskKind::Fixed | DiskKind::Loop) && size.0 > 0;
-    Ok(Some(DiskFacts {
-        device: format!("/dev/{}", node_name(name)),
-        name: name.to_owned(),
-        size,
+fn facts_of(roots: &Roots, disk: &Disk, mounts: &[Mount]) -> DiskFacts {
+    let kernel_name = disk.kernel_name();
+    let kind = DiskKind::of(disk);
+    let sector_bytes = disk.logical_block_bytes.and_then(|bytes| u32::try_from(bytes).ok()).unwrap_or(512);
+    let probed = matches!(kind, DiskKind::Fixed | DiskKind::Loop) && disk.size.0 > 0;
+    DiskFacts {
+        device: disk.name.clone(),
+        size: disk.size,
         sector_bytes,
-        serial: read_serial(&folder),
-        wwn: first_text(&folder, &["wwid", "device/wwid"]),
-        model: first_text(&folder, &["device/model", "device/name"]),
-        links: links::read_links(roots, &folder),
+        serial: disk.serial.clone(),
+        wwn: disk.wwn.clone(),
+        model: disk.model.clone(),
+        links: links::read_links(roots, disk),
         kind,
-        read_only: read_number(&folder.join("ro")) == Some(1),
-        rotational: read_number(&folder.join("queue/rotational")).map(|n| n == 1),
-        uses: read_uses(&folder, name, mounts)?,
-        partitions: read_partitions(&folder, roots)?,
-        content: if probed { read_content(&node, size, sector_bytes) } else { None },
-    }))
-}
-
-fn kind_of(name: &str, removable: bool) -> DiskKind {
-    const BY_NAME: [(&str, DiskKind); 8] = [
-        ("sr", DiskKind::Optical),
-        ("fd", DiskKind::Floppy),
-        ("loop", DiskKind::Loop),
-        ("ram", DiskKind::Ram),
-        ("zram", DiskKind::Zram),
-        ("dm-", DiskKind::DeviceMapper),
-        ("md", DiskKind::Md),
-        ("nbd", DiskKind::Nbd),
-    ];
-    let begins = |prefix: &str| {
-        let rest = name.strip_prefix(prefix);
-        rest.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit() || c == '_'))
-    };
-    if name.starts_with("mmcblk") && name.contains("boot") {
-        return DiskKind::EmmcBoot;
+        read_only: disk.read_only == Some(true),
+        rotational: disk.rotational,
+        uses: read_uses(roots, disk, mounts),
+        partitions: disk.partitions.iter().filter_map(|partition| partition_facts(roots, partition)).collect(),
+        content: if probed { read_content(&node_at(roots, &disk.name), disk.size, sector_bytes) } else { None },
+        name: kernel_name,
     }
-    match BY_NAME.iter().find(|(prefix, _)| begins(prefix)) {
-        Some((_, kind)) => *kind,
-        None if removable => DiskKind::Removable,
-        None => DiskKind::Fixed,
-    }
-}
-
-/// virtio and NVMe have a file `serial`; SCSI and SATA the vital product data page 0x80 after four bytes of header.
-fn read_serial(folder: &Path) -> Option<String> {
-    first_text(folder, &["serial", "device/serial"]).or_else(|| {
-        let page = fs::read(folder.join("device/vpd_pg80")).ok()?;
-        printable(&String::from_utf8_lossy(page.get(4..)?))
-    })
-}
-
-fn first_text(folder: &Path, files: &[&str]) -> Option<String> {
-    files.iter().find_map(|file| printable(&fs::read_to_string(folder.join(file)).ok()?))
-}
-
-fn printable(text: &str) -> Option<String> {
-    let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\0');
-    (!text.is_empty()).then(|| text.to_owned())
-}
-
-fn read_number(path: &Path) -> Option<u64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
-}
-
-fn partition_names(folder: &Path) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(folder).with_context(|| format!("listing {}", folder.display()))? {
-        let entry = entry.with_context(|| format!("listing {}", folder.display()))?;
-        if entry.path().join("partition").exists() {
-            names.push(entry.file_name().to_string_lossy().into_owned());
-        }
-    }
-    Ok(names)
-}
-
-fn read_partitions(folder: &Path, roots: &Roots) -> Result<Vec<PartitionFacts>> {
-    let mut partitions: Vec<PartitionFacts> =
-        partition_names(folder)?.into_iter().filter_map(|name| read_partition(folder, name, roots)).collect();
-    partitions.sort_by_key(|partition| partition.number);
-    Ok(partitions)
 }
 
 /// `None` when the partition went away meanwhile.
-fn read_partition(folder: &Path, name: String, roots: &Roots) -> Option<PartitionFacts> {
-    let file = |file: &str| read_number(&folder.join(&name).join(file));
-    let signature = read_signature(&roots.dev.join(node_name(&name)));
+fn partition_facts(roots: &Roots, partition: &disk::Partition) -> Option<PartitionFacts> {
     Some(PartitionFacts {
-        number: u32::try_from(file("partition")?).ok()?,
-        start: Bytes(file("start")?.saturating_mul(512)),
-        size: Bytes(file("size")?.saturating_mul(512)),
-        signature,
-        name,
+        number: u32::try_from(partition.number).ok()?,
+        name: disk::kernel_name(&partition.name),
+        start: partition.start?,
+        size: partition.size?,
+        signature: read_signature(&node_at(roots, &partition.name)),
     })
 }
 
@@ -327,110 +235,9 @@ fn read_head(file: &fs::File) -> Vec<u8> {
     head
 }
 
-/// A line of mountinfo or swaps.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Mount {
-    /// `8:1`; empty for swap.
-    number: String,
-    source: String,
-    /// `None`: swap.
-    target: Option<String>,
-}
-
-fn read_mounts(roots: &Roots) -> Result<Vec<Mount>> {
-    let mut mounts = parse_mountinfo(&read_if_there(&roots.proc.join("self/mountinfo"))?);
-    mounts.extend(parse_swaps(&read_if_there(&roots.proc.join("swaps"))?));
-    Ok(mounts)
-}
-
-/// A captured tree need not have it.
-fn read_if_there(path: &Path) -> Result<String> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(text),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
-        Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
-    }
-}
-
-/// proc(5): `36 35 98:0 /root /mnt rw - ext3 /dev/root rw`, with any number of optional fields before the dash.
-fn parse_mountinfo(text: &str) -> Vec<Mount> {
-    let parse = |line: &str| {
-        let (before, after) = line.split_once(" - ")?;
-        let before: Vec<&str> = before.split(' ').collect();
-        Some(Mount {
-            number: (*before.get(2)?).to_owned(),
-            source: after.split(' ').nth(1)?.to_owned(),
-            target: Some((*before.get(4)?).to_owned()),
-        })
-    };
-    text.lines().filter_map(parse).collect()
-}
-
-/// proc(5): a heading, then `/dev/sda2 partition 524284 0 -2`.
-fn parse_swaps(text: &str) -> Vec<Mount> {
-    let sources = text.lines().skip(1).filter_map(|line| line.split_whitespace().next());
-    sources.map(|source| Mount { number: String::new(), source: source.to_owned(), target: None }).collect()
-}
-
-fn read_uses(folder: &Path, name: &str, mounts: &[Mount]) -> Result<Vec<DiskUse>> {
-    let mut uses = Vec::new();
-    let own = std::iter::once((folder.to_owned(), name.to_owned()));
-    let parts = partition_names(folder)?.into_iter().map(|part| (folder.join(&part), part));
-    for (folder, name) in own.chain(parts) {
-        let device = format!("/dev/{}", node_name(&name));
-        let number = fs::read_to_string(folder.join("dev")).unwrap_or_default();
-        // The number finds /dev/root; the source finds btrfs, which invents a number of its own.
-        let fits =
-            |mount: &&Mount| mount.source == device || (!mount.number.is_empty() && mount.number == number.trim());
-        uses.extend(mounts.iter().filter(fits).map(|mount| match &mount.target {
-            Some(target) => DiskUse::Mounted { device: device.clone(), target: target.clone() },
-            None => DiskUse::Swap { device: device.clone() },
-        }));
-        if let Ok(holders) = fs::read_dir(folder.join("holders")) {
-            uses.extend(holders.flatten().map(|holder| {
-                let by = format!("/dev/{}", node_name(&holder.file_name().to_string_lossy()));
-                DiskUse::Held { device: device.clone(), by }
-            }));
-        }
-    }
-    Ok(uses)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_tell_the_kind() {
-        let kinds = [
-            ("sda", DiskKind::Fixed),
-            ("nvme0n1", DiskKind::Fixed),
-            ("mmcblk0", DiskKind::Fixed),
-            ("mmcblk0boot1", DiskKind::EmmcBoot),
-            ("sr0", DiskKind::Optical),
-            ("fd0", DiskKind::Floppy),
-            ("loop7", DiskKind::Loop),
-            ("ram15", DiskKind::Ram),
-            ("zram0", DiskKind::Zram),
-            ("dm-3", DiskKind::DeviceMapper),
-            ("md127", DiskKind::Md),
-            ("md_d0", DiskKind::Md),
-        ];
-        for (name, kind) in kinds {
-            assert_eq!(kind_of(name, false), kind, "{name}");
-        }
-        assert_eq!(kind_of("sdb", true), DiskKind::Removable);
-    }
-
-    #[test]
-    fn mountinfo_with_and_without_optional_fields() {
-        let text =
-            "29 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n30 29 0:26 / /sub rw - btrfs /dev/sdb1 rw\nodd\n";
-        let mounts = parse_mountinfo(text);
-        let shown: Vec<_> =
-            mounts.iter().map(|m| (m.number.as_str(), m.source.as_str(), m.target.as_deref())).collect();
-        assert_eq!(shown, [("254:0", "/dev/vda", Some("/")), ("0:26", "/dev/sdb1", Some("/sub"))]);
-    }
 
     #[test]
     fn reads_a_small_captured_machine() {

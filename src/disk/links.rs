@@ -4,14 +4,14 @@ use std::fs;
 use std::path::Path;
 
 use crate::inventory::attribute::pci_address;
-use crate::inventory::disk::read_stable_paths;
+use crate::inventory::disk::Disk;
 use crate::sys::roots::Roots;
 
-/// Full paths below `/dev/disk`. `folder` is `/sys/block/<name>`.
-pub(super) fn read_links(roots: &Roots, folder: &Path) -> Vec<String> {
-    let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let mut links = read_stable_paths(folder, &name);
-    let device = fs::canonicalize(folder.join("device")).unwrap_or_default();
+/// Full paths below `/dev/disk`.
+pub(super) fn read_links(roots: &Roots, disk: &Disk) -> Vec<String> {
+    let name = disk.kernel_name();
+    let mut links = disk.stable_paths.clone();
+    let device = fs::canonicalize(roots.sys.join("block").join(&name).join("device")).unwrap_or_default();
     links.extend(path_link(&device.to_string_lossy(), &name));
     // Where a udev is at work, its word counts too.
     links.extend(udev_links(roots, &name));

@@ -2,7 +2,7 @@
 //!
 //! In the order of an installation:
 //!
-//! 1. [`device`] reads what each disk is and holds now ([`probe`], [`table`]), [`erase`] empties them and [`verify`]
+//! 1. [`device`] reads what each disk is and holds now ([`probe`], [`table`]) and who uses it (`uses`), [`erase`] empties them and [`verify`]
 //!    reads back.
 //! 2. [`planner`] decides, without touching anything, what becomes of which disk: a [`plan`], or every [`fault`].
 //! 3. [`apply`] looks at the disks once more, then writes partitions ([`partition`]), arrays ([`raid`]), volume groups
@@ -36,4 +36,5 @@ pub mod release;
 pub mod selector;
 pub mod table;
 pub mod tool;
+mod uses;
 pub mod verify;

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use nix::mount::{MntFlags, umount2};
 
 use crate::disk::device::{DiskFacts, DiskUse, read_disk_at};
+use crate::inventory::disk::kernel_name;
 use crate::sys::roots::Roots;
 use crate::sys::{device_mapper, swap};
 
@@ -148,7 +149,7 @@ fn holder_of(roots: &Roots, device: &str) -> Holder {
 }
 
 fn folder_of(roots: &Roots, device: &str) -> PathBuf {
-    roots.sys.join("block").join(device.trim_start_matches("/dev/").replace('/', "!"))
+    roots.sys.join("block").join(kernel_name(device))
 }
 
 fn take_down(roots: &Roots, holder: &Holder) -> Result<()> {

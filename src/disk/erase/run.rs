@@ -68,8 +68,8 @@ pub fn reason_to_skip(disk: &DiskFacts) -> Option<String> {
         DiskKind::Ram | DiskKind::Zram => "memory",
         DiskKind::DeviceMapper => "device mapper, made of other disks",
         DiskKind::Md => "RAID array, made of other disks",
-        DiskKind::Nbd => "network block device",
-        DiskKind::EmmcBoot => "boot area of the firmware",
+        DiskKind::Virtual => "in software only",
+        DiskKind::SpecialArea => "special area of the firmware",
     };
     Some(what.to_owned())
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::super::attribute::{read_names, read_number};
 use super::contents::Content;
-use super::device_name;
+use super::{device_name, kernel_name};
 use crate::sys::units::Bytes;
 
 /// A partition as the kernel has it.
@@ -58,10 +58,7 @@ pub(super) fn read_holders(block: &Path, name: &str, partitions: &[Partition]) -
         let holders = read_names(&dir.join("holders")).unwrap_or_default();
         holders.iter().map(|by| Holder { device: device.to_owned(), by: device_name(by) }).collect()
     };
-    let of_partition = |partition: &Partition| {
-        let entry = partition.name.strip_prefix("/dev/").unwrap_or(&partition.name).replace('/', "!");
-        held(&block.join(entry), &partition.name)
-    };
+    let of_partition = |partition: &Partition| held(&block.join(kernel_name(&partition.name)), &partition.name);
     held(block, &device_name(name)).into_iter().chain(partitions.iter().flat_map(of_partition)).collect()
 }
 

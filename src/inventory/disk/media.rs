@@ -27,7 +27,7 @@ const USB_VENDORS: [&str; 3] = ["046b", "0557", "1d6b"];
 
 /// By what stands in sysfs; `block` is `/sys/block/<name>`. Anything that is not on USB is none: hypervisors too call
 /// their disks virtual.
-pub fn is_bmc_medium_at(block: &Path) -> bool {
+pub(super) fn is_bmc_medium_at(block: &Path) -> bool {
     let Some(usb) = read_device_path(block).and_then(|path| usb_device(&path).map(Path::to_owned)) else {
         return false;
     };

@@ -101,16 +101,9 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Whether this may be erased and installed to: a writable disk that stays in the machine. Not so are media that
-    /// can be taken out (USB sticks, the virtual drives of a BMC), and devices made of other devices.
-    ///
-    /// A flag that could not be read counts against the disk: better not to erase than to erase what is not ours.
-    pub fn is_fixed_medium(&self) -> bool {
-        self.kind == DiskKind::Disk
-            && self.transport != Some(Transport::Usb)
-            && self.removable == Some(false)
-            && self.read_only == Some(false)
-            && self.size > Bytes(0)
+    /// Of its entry in `/sys/block`.
+    pub fn kernel_name(&self) -> String {
+        kernel_name(&self.name)
     }
 }
 
@@ -126,7 +119,7 @@ pub struct Storage {
 /// What `/sys` tells, and of the running machine what the disks say themselves. The latter takes up to five seconds
 /// when a disk hangs, whatever their number.
 pub fn read(roots: &Roots) -> Reading<Storage> {
-    let mut reading = read_tree(roots);
+    let mut reading = read_block_devices(roots);
     if roots.is_live() {
         reading.warnings.extend(probe::ask(roots, &mut reading.found));
         add_health(&mut reading.found);
@@ -135,7 +128,7 @@ pub fn read(roots: &Roots) -> Reading<Storage> {
 }
 
 /// What `/sys` tells.
-fn read_tree(roots: &Roots) -> Reading<Storage> {
+pub fn read_block_devices(roots: &Roots) -> Reading<Storage> {
     let dir = roots.sys.join("block");
     let Some(names) = read_names(&dir) else {
         let warnings = vec!["disks: /sys/block cannot be read".to_owned()];
@@ -162,11 +155,9 @@ fn read_tree(roots: &Roots) -> Reading<Storage> {
     Reading { found: Storage { disks, nvme_controllers }, warnings }
 }
 
-/// The paths that udev of an installed system links to one disk, `block` being `/sys/block/<name>`.
-pub fn read_stable_paths(block: &Path, name: &str) -> Vec<String> {
-    let device_path = read_device_path(block).unwrap_or_else(|| block.to_owned());
-    let transport = transport::transport(name, &device_path, read_text(&block.join("device/vendor")).as_deref());
-    identity::read_identity(block, &device_path, transport).stable_paths
+/// What `/sys` tells of one, by its entry in `/sys/block`; `None` where there is none.
+pub fn read_block_device(roots: &Roots, kernel_name: &str) -> Option<Disk> {
+    read_disk(&roots.sys.join("block"), kernel_name)
 }
 
 /// The controllers' health is their disks'.
@@ -220,6 +211,11 @@ fn read_disk(dir: &Path, name: &str) -> Option<Disk> {
         nvme: None,
         health: None,
     })
+}
+
+/// The entry in `/sys/block` of a disk, and below it of a partition.
+pub fn kernel_name(device: &str) -> String {
+    device.trim_start_matches("/dev/").replace('/', "!")
 }
 
 /// The kernel writes `!` where the name under `/dev` has a `/` (cciss!c0d0).
