@@ -88,8 +88,10 @@ pub enum DiskKind {
 impl DiskKind {
     fn of(disk: &Disk) -> Self {
         match disk.kind {
-            disk::DiskKind::Disk if disk.removable == Some(true) => Self::Removable,
-            disk::DiskKind::Disk => Self::Fixed,
+            // The bus does not count: a disk in a USB box that says it is fixed is one of the machine's.
+            disk::DiskKind::Disk if disk.removable == Some(false) => Self::Fixed,
+            // Nor is one whose flag can't be read: better not to erase than to erase what is not ours.
+            disk::DiskKind::Disk => Self::Removable,
             // Comes and goes, also one that says it is fixed.
             disk::DiskKind::BmcMedium => Self::Removable,
             disk::DiskKind::Cdrom => Self::Optical,
@@ -242,16 +244,18 @@ mod tests {
     #[test]
     fn reads_a_small_captured_machine() {
         let dir = tempfile::tempdir().unwrap();
-        let write = |path: &str, text: &str| {
+        let write_bytes = |path: &str, bytes: &[u8]| {
             let path = dir.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
+            fs::write(path, bytes).unwrap();
         };
+        let write = |path: &str, text: &str| write_bytes(path, text.as_bytes());
         write("sys/block/sda/size", "2048000\n");
         write("sys/block/sda/dev", "8:0\n");
+        write("sys/block/sda/removable", "0\n");
         write("sys/block/sda/queue/logical_block_size", "4096\n");
         write("sys/block/sda/queue/rotational", "1\n");
-        write("sys/block/sda/device/vpd_pg80", "\0\u{1}\0\u{4} S3R1AL  ");
+        write_bytes("sys/block/sda/device/vpd_pg80", b"\0\x80\0\x09 S3R1AL  ");
         write("sys/block/sda/device/model", "Made Up  \n");
         write("sys/block/sda/sda3/partition", "3\n");
         write("sys/block/sda/sda3/start", "2048\n");
