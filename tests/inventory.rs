@@ -99,6 +99,32 @@ fn only_disks_that_stay_in_the_machine_and_can_be_written_may_be_erased() {
 }
 
 #[test]
+fn inventory_and_eraser_agree_which_disks_on_usb_stay_in_the_machine() {
+    let usb = "@block pci0000:00/0000:00:14.0/usb1";
+    let lines = [
+        &format!("{usb}/1-1/1-1:1.0/host1/target1:0:0/1:0:0:0/block/sda 1953525168"),
+        "sys/block/sda/device/vendor: Acme",
+        "sys/block/sda/device/model: Portable SSD",
+        &format!("{usb}/1-2/1-2:1.0/host2/target2:0:0/2:0:0:0/block/sdb 60062500"),
+        "sys/block/sdb/removable: 1",
+        &format!("{usb}/1-3/1-3:1.0/host3/target3:0:0/3:0:0:0/block/sdc 131072"),
+        "sys/block/sdc/device/vendor: AMI",
+        "sys/block/sdc/device/model: Virtual HDisk0",
+        &format!("{usb}/1-4/1-4:1.0/host4/target4:0:0/4:0:0:0/block/sdd 8"),
+        "sys/block/sdd/removable: perhaps",
+    ];
+    let dir = machine_tree::temporary_folder();
+    machine_tree::build_lines(dir.path(), &lines.join("\n"));
+    let roots = Roots::under(dir.path());
+    let Inventory { disks, other_media, .. } = inventory::read(&roots);
+    let fixed = disks.iter().chain(&other_media).filter(|disk| disk.is_fixed_medium()).map(|disk| disk.name.as_str());
+    assert_eq!(fixed.collect::<Vec<_>>(), ["/dev/sda"], "what USB holds for good is the machine's");
+    let erased = read_disks(&roots).expect("the disks");
+    let erased = erased.iter().filter(|disk| disk.kind == DiskKind::Fixed).map(|disk| disk.device.as_str());
+    assert_eq!(erased.collect::<Vec<_>>(), ["/dev/sda"]);
+}
+
+#[test]
 fn a_gpu_server_is_registered_as_upstream_would() {
     let inventory = read("server-8-h100");
     let (hardware, bios, ipmi) = inventory.to_register(&BTreeMap::new());

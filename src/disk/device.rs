@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::links;
 use super::probe::{HEAD_BYTES, Signature, parse_signature};
 use super::table::{Table, read_table};
-use crate::inventory::disk::media::is_bmc_medium_at;
+use crate::inventory::disk::media::may_be_taken_out_at;
 use crate::sys::roots::Roots;
 use crate::sys::units::Bytes;
 
@@ -187,9 +187,7 @@ fn read_disk(roots: &Roots, name: &str, mounts: &[Mount]) -> Result<Option<DiskF
     let size = Bytes(units.saturating_mul(512));
     let sector_bytes = read_number(&folder.join("queue/logical_block_size")).and_then(|n| u32::try_from(n).ok());
     let sector_bytes = sector_bytes.unwrap_or(512);
-    // An image that the BMC plugs in comes and goes, also one that says it is fixed.
-    let removable = read_number(&folder.join("removable")) == Some(1) || is_bmc_medium_at(&folder);
-    let kind = kind_of(name, removable);
+    let kind = kind_of(name, may_be_taken_out_at(&folder));
     let node = roots.dev.join(node_name(name));
     let probed = matches!(kind, DiskKind::Fixed | DiskKind::Loop) && size.0 > 0;
     Ok(Some(DiskFacts {
@@ -442,6 +440,7 @@ mod tests {
         };
         write("sys/block/sda/size", "2048000\n");
         write("sys/block/sda/dev", "8:0\n");
+        write("sys/block/sda/removable", "0\n");
         write("sys/block/sda/queue/logical_block_size", "4096\n");
         write("sys/block/sda/queue/rotational", "1\n");
         write("sys/block/sda/device/vpd_pg80", "\0\u{1}\0\u{4} S3R1AL  ");

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use super::super::attribute::{read_device_path, read_text};
+use super::super::attribute::{read_device_path, read_flag, read_text};
 
 /// Words of SCSI vendor and model (lower case) that only BMCs use. No USB disk or stick is sold under them; a word is
 /// matched as a whole or as its beginning (`idrac9`).
@@ -24,6 +24,19 @@ const GADGET: &str = "file-stor gadget";
 
 /// USB makers that make BMCs' virtual devices and no storage: American Megatrends, ATEN, Linux Foundation (gadgets).
 const USB_VENDORS: [&str; 3] = ["046b", "0557", "1d6b"];
+
+/// Whether a disk's medium may be taken out, so that it is neither erased nor installed to: a stick, a card, an image of
+/// the BMC. The bus does not count: a disk in a USB box that says it is fixed is one of the machine's.
+///
+/// A flag that could not be read counts against the disk: better not to erase than to erase what is not ours.
+pub fn may_be_taken_out(removable: Option<bool>, is_bmc_medium: bool) -> bool {
+    removable != Some(false) || is_bmc_medium
+}
+
+/// As [`may_be_taken_out`], by what stands in sysfs; `block` is `/sys/block/<name>`.
+pub fn may_be_taken_out_at(block: &Path) -> bool {
+    may_be_taken_out(read_flag(&block.join("removable")), is_bmc_medium_at(block))
+}
 
 /// By what stands in sysfs; `block` is `/sys/block/<name>`. Anything that is not on USB is none: hypervisors too call
 /// their disks virtual.

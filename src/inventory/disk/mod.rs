@@ -102,13 +102,10 @@ pub struct Disk {
 
 impl Disk {
     /// Whether this may be erased and installed to: a writable disk that stays in the machine. Not so are media that
-    /// can be taken out (USB sticks, the virtual drives of a BMC), and devices made of other devices.
-    ///
-    /// A flag that could not be read counts against the disk: better not to erase than to erase what is not ours.
+    /// can be taken out (see [`media::may_be_taken_out`]), and devices made of other devices.
     pub fn is_fixed_medium(&self) -> bool {
         self.kind == DiskKind::Disk
-            && self.transport != Some(Transport::Usb)
-            && self.removable == Some(false)
+            && !media::may_be_taken_out(self.removable, self.kind == DiskKind::BmcMedium)
             && self.read_only == Some(false)
             && self.size > Bytes(0)
     }

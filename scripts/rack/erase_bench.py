@@ -1,0 +1,105 @@
+"""How long erasing takes, beside what metal-hammer calls for it, and whether the old data can still be read afterwards.
+
+All in one machine, one after the other, each on a fresh disk of its own with the same old data on it. What is left of
+that is looked for from outside, in the disk's image, after the machine went off. Ours is `drophammer erase`, which
+reads back a part of what it erased before it says that it is done.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import disks, rival
+from .machine import MachineOptions
+from .measured import row
+from .paths import DIST
+
+SIZE_MIB = 1024
+RIVAL = "upstream's tools"
+TOOLS = "/sbin/mke2fs /sbin/mkfs.ext4\n/sbin/wipefs\n/usr/sbin/nvme\n"
+
+# metal-hammer's for everything but NVMe: dd is its second choice, and never reached, as mkfs succeeds on every disk.
+MKFS = "/usr/sbin/mkfs.ext4 -F -E discard {device} && dd if=/dev/zero of={device} bs=1M count=1 && sync"
+DD = "dd if=/dev/zero of={device} bs=10240 count=$(({bytes} / 10240)) && sync"
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    key: str
+    make: object
+    """The disk, by name and path."""
+    level: str
+    tools: str
+    """Of the rival; `{device}` is the disk, `{bytes}` its size."""
+
+
+def _virtio(name, path):
+    return disks.virtio(name, path, SIZE_MIB)
+
+
+def _plain(name, path):
+    """As a hard disk: it knows neither discard nor a command for zeros."""
+    return disks.virtio(name, path, SIZE_MIB, ",discard=off,write-zeroes=off")
+
+
+def _nvme(name, path):
+    disk = disks.namespace(name, path, name, 1, SIZE_MIB)
+    disk.device = disks.nvme_controller(name) + disk.device
+    return disk
+
+
+CASES = [
+    Case("signatures on virtio: quick, wipefs", "quick", _virtio, "quick", "/usr/sbin/wipefs --all {device} && sync"),
+    Case("virtio: clear, mkfs with discard", "virtio", _virtio, "clear", MKFS),
+    Case("disk without discard: clear, mkfs with discard", "plain", _plain, "clear", MKFS),
+    Case("disk without discard: clear, dd of zeros", "overwrite", _plain, "clear", DD),
+    Case("NVMe: clear, nvme format --ses=1", "nvme", _nvme, "clear", "/usr/sbin/nvme format --force --ses=1 {device}"),
+]
+
+# A disk's name is its serial number; devices are numbered anew at every boot.
+FIND = """
+find_disk() {
+    for block in /sys/block/*; do
+        for file in $block/serial $block/device/serial; do
+            if [ "$(cat $file 2>/dev/null | tr -d ' ')" = "$1" ]; then
+                echo /dev/${block##*/}
+                return
+            fi
+        done
+    done
+    echo "RIVAL: no disk $1"
+}
+"""
+
+
+def measure(rack, _options, _image):
+    directory = Path(rack.directory)
+    pairs = []
+    script = FIND
+    for case in CASES:
+        pair = [case.make(f"{case.key}-{who}", directory / f"{case.key}-{who}.img") for who in ("ours", "tools")]
+        pairs.append(pair)
+        ours, theirs = (disk.name for disk in pair)
+        words = case.tools.format(device=f"$(find_disk {theirs})", bytes=SIZE_MIB << 20)
+        erase = f"/bin/drophammer erase --level {case.level} --confirm {ours} -- $(find_disk {ours})"
+        script += f"step {theirs} '{words}'\nstep {ours} '{erase}'\n"
+    extra = []
+    for disk in (disk for pair in pairs for disk in pair):
+        disk.mark()
+        extra += disk.arguments()
+    options = MachineOptions(disk_gib=1, extra=extra)
+    seconds = rival.run_steps(rack, options, TOOLS, script, [DIST / "drophammer"])
+    return [measured(case, *pair, seconds) for case, pair in zip(CASES, pairs)]
+
+
+def measured(case, ours, theirs, seconds):
+    """Without a ratio where only one of the two has erased: they did not do the same."""
+    left = {"old_data": _yes(ours.holds()), "rival_old_data": _yes(theirs.holds())}
+    made = row(case.name, seconds[ours.name], "s", None, seconds[theirs.name])
+    if left["old_data"] != left["rival_old_data"]:
+        made["ratio"] = None
+    return {**made, **left}
+
+
+def _yes(found):
+    return "yes" if found else "no"
