@@ -25,7 +25,8 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 """
-DRIVERS = "modprobe -a virtio_pci virtio_net virtio_blk virtio_scsi sd_mod nvme ahci ext4 2>/dev/null\n"
+# virtio_rng: without a source of chance programs wait for minutes until the kernel has gathered some.
+DRIVERS = "modprobe -a virtio_pci virtio_rng virtio_net virtio_blk virtio_scsi sd_mod nvme ahci ext4 2>/dev/null\n"
 
 # The clock of /proc/uptime has hundredths.
 SCRIPT = """{preamble}
@@ -111,7 +112,7 @@ step() {
     name=$1
     shift
     read begun rest </proc/uptime
-    sh -c "$*" >/tmp/output 2>&1
+    (eval "$*") >/tmp/output 2>&1
     status=$?
     read ended rest </proc/uptime
     [ $status = 0 ] || sed "s/^/RIVAL: $name: /" /tmp/output
@@ -126,7 +127,7 @@ def run_steps(rack, options, tools, script, programs=()):
     """Boots a machine that runs `script`, which has `step`; returns the seconds of each step by its name."""
     with tempfile.TemporaryDirectory(dir=CACHE) as name:
         whole = PREAMBLE + DRIVERS + STEP + script + 'echo "RIVAL: all done"\npoweroff -f\n'
-        initrd = make_initrd(Path(name), whole, tools, programs)
+        initrd = make_initrd(Path(name), whole, tools, programs, level=3)
         boot = Direct(DIST / "vmlinuz-cloud", initrd, "console=ttyS0,115200n8")
         machine = rack.add_machine(replace(options, boot=boot))
         machine.power_on()
@@ -140,7 +141,7 @@ def run_steps(rack, options, tools, script, programs=()):
     return seconds
 
 
-def make_initrd(directory, script, tools=TOOLS, programs=()):
+def make_initrd(directory, script, tools=TOOLS, programs=(), level=19):
     """Tools and drivers as mkinitramfs packs them, with busybox's init in the agent's place. `programs`: static ones,
     packed as they are."""
     (directory / "tools.list").write_text(tools)
@@ -159,7 +160,7 @@ def make_initrd(directory, script, tools=TOOLS, programs=()):
     ]
     initrd = directory / "initrd"
     # The kernel unpacks one archive after the other; each begins at a multiple of four bytes.
-    zstd = ["zstd", "-19", "-q", "-c"]
+    zstd = ["zstd", f"-{level}", "-q", "-c"]
     compressed = subprocess.run(zstd, input=cpio(extra), stdout=subprocess.PIPE, check=True).stdout
     initrd.write_bytes(compressed + b"\0" * (-len(compressed) % 4) + packed.read_bytes())
     return initrd
