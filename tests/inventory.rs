@@ -92,7 +92,8 @@ fn only_disks_that_stay_in_the_machine_and_can_be_written_may_be_erased() {
     };
     // Not: read-only nvme10n1, a path of nvme1n1, md, dm, and the BMC's virtual media.
     assert_eq!(fixed("server-8-h100"), ["/dev/nvme0n1", "/dev/nvme1n1", "/dev/nvme2n1", "/dev/sda", "/dev/sdb"]);
-    assert_eq!(fixed("vm-without-board"), ["/dev/vda"]);
+    // Its sda is on USB, and says that it is fixed.
+    assert_eq!(fixed("vm-without-board"), ["/dev/sda", "/dev/vda"]);
     // Not: md and dm, a USB stick, and the BMC's media, one of which claims to be fixed.
     assert_eq!(fixed("server-4k-sas-md"), ["/dev/nvme0n1", "/dev/nvme0n2", "/dev/sda", "/dev/sdb"]);
     assert_eq!(fixed("laptop-hybrid"), ["/dev/mmcblk0", "/dev/nvme0n1"]);

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 CHUNK = 1 << 20
+OLD_DATA = b"OLD DATA"
+RECORD_BYTES = 64
+"""Each record of the old data begins with those words."""
 
 
 @dataclass
@@ -26,7 +29,7 @@ class Disk:
         """Old data from the first byte to the last: no byte of it is zero."""
         with open(self.path, "wb") as file:
             for number in range(self.size_mib):
-                file.write(f"OLD DATA of {self.name} in MiB {number}. ".ljust(64, "*").encode() * (CHUNK // 64))
+                file.write(self._old_data(number))
 
     def mark(self):
         """Old data at the beginning, in the middle and at the end only: the host sets aside little."""
@@ -34,11 +37,15 @@ class Disk:
             file.truncate(self.size_mib * CHUNK)
             for number in (0, 1, self.size_mib // 2, self.size_mib - 1):
                 file.seek(number * CHUNK)
-                file.write(b"OLD DATA".ljust(64, b"*") * (CHUNK // 64))
+                file.write(self._old_data(number))
 
-    def holds(self, word=b"OLD DATA"):
-        """Whether `word` is anywhere on it."""
-        return any(word in chunk for chunk in self._chunks())
+    def _old_data(self, number):
+        record = OLD_DATA + f" of {self.name} in MiB {number}. ".encode()
+        return record.ljust(RECORD_BYTES, b"*") * (CHUNK // RECORD_BYTES)
+
+    def old_bytes(self):
+        """How much of the old data can still be read."""
+        return sum(chunk.count(OLD_DATA) for chunk in self._chunks()) * RECORD_BYTES
 
     def first_not_zero(self):
         """Offset of the MiB with the first byte that is not zero; None when all of it is."""

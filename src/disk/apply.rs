@@ -74,7 +74,10 @@ impl std::fmt::Display for Steps<'_> {
         let seconds = |from: Instant, to: Instant| to.duration_since(from).as_secs_f64();
         write!(f, "disks made in {:.2} s", self.begun.first().map_or(0.0, |(_, begun)| seconds(*begun, now)))?;
         let ends = self.begun.iter().skip(1).map(|(_, begun)| *begun).chain([now]);
-        self.begun.iter().zip(ends).try_for_each(|((line, begun), end)| write!(f, "; {line}: {:.2} s", seconds(*begun, end)))
+        self.begun
+            .iter()
+            .zip(ends)
+            .try_for_each(|((line, begun), end)| write!(f, "; {line}: {:.2} s", seconds(*begun, end)))
     }
 }
 
