@@ -91,7 +91,8 @@ def nvme_controller(name):
 
 
 def namespace(name, path, controller, number, size_mib=64, sector=512):
-    device = f"nvme-ns,drive={{drive}},bus={controller},nsid={number},logical_block_size={sector},physical_block_size={sector}"
+    sectors = f"logical_block_size={sector},physical_block_size={sector}"
+    device = f"nvme-ns,drive={{drive}},bus={controller},nsid={number},{sectors}"
     return Disk(name, path, size_mib, device=["-device", device])
 
 

@@ -1,4 +1,4 @@
-"""Disks of every sort that QEMU has: what is erased, how, what is left alone, and what happens when it does not work."""
+"""Disks of every sort that QEMU has: what is erased, how, what is left alone, what happens when it does not work."""
 
 import json
 import re
@@ -159,6 +159,7 @@ def test_a_system_is_installed_on_sectors_of_4096_bytes(rack, busybox, bus):
     rack.allocate(machine, IMAGE, layout_id, "web-1")
     wait_for_system(machine, "web-1")
     machine.power_off()
+    assert machine.console.find(r"drophammer: disks made in [0-9.]+ s; writing 3 partitions to /dev/\w+: [0-9.]+ s;")
     if bus == "nvme":
         assert methods(records(machine)["/dev/nvme0n1"]) == [("nvme_format", True)]
     with open(disk.path, "rb") as file:
