@@ -95,11 +95,34 @@ fn only_disks_that_stay_in_the_machine_are_erased() {
     };
     // Not: read-only nvme10n1, a path of nvme1n1, md, dm, and the BMC's virtual media.
     assert_eq!(fixed("server-8-h100"), ["/dev/nvme0n1", "/dev/nvme1n1", "/dev/nvme2n1", "/dev/sda", "/dev/sdb"]);
-    // A disk on USB that stays there is the machine's.
+    // Its sda is on USB, and says that it is fixed.
     assert_eq!(fixed("vm-without-board"), ["/dev/sda", "/dev/vda"]);
     // Not: md and dm, a USB stick, and the BMC's media, one of which claims to be fixed.
     assert_eq!(fixed("server-4k-sas-md"), ["/dev/nvme0n1", "/dev/nvme0n2", "/dev/sda", "/dev/sdb"]);
     assert_eq!(fixed("laptop-hybrid"), ["/dev/mmcblk0", "/dev/nvme0n1"]);
+}
+
+#[test]
+fn of_the_disks_on_usb_those_that_say_they_stay_are_erased() {
+    let usb = "@block pci0000:00/0000:00:14.0/usb1";
+    let lines = [
+        &format!("{usb}/1-1/1-1:1.0/host1/target1:0:0/1:0:0:0/block/sda 1953525168"),
+        "sys/block/sda/device/vendor: Acme",
+        "sys/block/sda/device/model: Portable SSD",
+        &format!("{usb}/1-2/1-2:1.0/host2/target2:0:0/2:0:0:0/block/sdb 60062500"),
+        "sys/block/sdb/removable: 1",
+        &format!("{usb}/1-3/1-3:1.0/host3/target3:0:0/3:0:0:0/block/sdc 131072"),
+        "sys/block/sdc/device/vendor: AMI",
+        "sys/block/sdc/device/model: Virtual HDisk0",
+        &format!("{usb}/1-4/1-4:1.0/host4/target4:0:0/4:0:0:0/block/sdd 8"),
+        "sys/block/sdd/removable: perhaps",
+    ];
+    let dir = machine_tree::temporary_folder();
+    machine_tree::build_lines(dir.path(), &lines.join("\n"));
+    let roots = Roots::under(dir.path());
+    let erased = read_disks(&roots).expect("the disks");
+    let erased = erased.iter().filter(|disk| reason_to_skip(disk).is_none()).map(|disk| disk.device.as_str());
+    assert_eq!(erased.collect::<Vec<_>>(), ["/dev/sda"]);
 }
 
 #[test]

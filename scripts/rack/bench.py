@@ -2,10 +2,14 @@
 
 boot       sizes of what is shipped; from power-on to a machine that waits for work
 install    from power-on to a login; the image's bytes a second; memory
+erase      disks of several sorts, beside wipefs, mkfs.ext4 with discard, dd and nvme format, as metal-hammer calls them,
+           and whether the old data can still be read after each
+layout     partitions and file systems of one disk, beside wipefs, sgdisk, mkfs.vfat and mkfs.ext4
 inventory  what is in a big server (a tree of its files), beside lscpu and lsblk
 
 The rival of the first two, on the same kind of machine, for the same image, booted by PXE too: busybox that runs
-`curl | zstd -d | tar -x`. The ratio says how many times better ours is; below 1 the rival is.
+`curl | zstd -d | tar -x`. The ratio says how many times better ours is; below 1 the rival is. There is none where only
+one of the two has erased.
 """
 
 import argparse
@@ -17,7 +21,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from . import inventory_bench, rival, terminal, timeline
+from . import erase_bench, inventory_bench, layout_bench, rival, terminal, timeline
 from .commands import LabError
 from .lab import IMAGE_ID, build
 from .machine import DISK_DEVICES, FIRMWARES, MachineOptions, accelerator
@@ -123,8 +127,21 @@ def peak_memory_mib(machine):
 
 
 # Those that take a rack with a machine.
-BENCHES = {"boot": bench_boot, "install": bench_install}
+BENCHES = {"boot": bench_boot, "install": bench_install, "erase": erase_bench.measure, "layout": layout_bench.measure}
 INVENTORY = "inventory"
+IMAGES = {"install": "debian-12", "layout": "busybox"}
+"""What those install that install something."""
+RIVALS = {"inventory": inventory_bench.RIVAL, "erase": erase_bench.RIVAL, "layout": layout_bench.RIVAL}
+COLUMNS = {"name": "measured", "value": "ours", "unit": "unit", "aim": "aim", "rival": None, "ratio": "ratio"}
+ERASE_COLUMNS = {
+    "name": "measured",
+    "value": "ours",
+    "old_data": "old data found",
+    "rival": None,
+    "rival_old_data": "old data found",
+    "unit": "unit",
+    "ratio": "ratio",
+}
 
 
 def main(argv=None):
@@ -152,8 +169,8 @@ def main(argv=None):
             document["accelerator"] = accelerator()
         print(json.dumps(document, indent=2, ensure_ascii=False))
     else:
-        rival_name = inventory_bench.RIVAL if args.name == INVENTORY else "curl | zstd | tar"
-        columns = {"name": "measured", "value": "ours", "unit": "unit", "aim": "aim", "rival": rival_name, "ratio": "ratio"}
+        columns = dict(ERASE_COLUMNS if args.name == "erase" else COLUMNS)
+        columns["rival"] = RIVALS.get(args.name, "curl | zstd | tar")
         cells = [["-" if r.get(key) is None else r[key] for key in columns] for r in rows]
         print(terminal.table(cells, tuple(columns.values())))
     return 0
@@ -163,7 +180,8 @@ def measure(args, screen):
     if args.name == INVENTORY:
         return inventory_bench.measure(screen)
     build(screen, str(SCRIPTS / "build"))
-    image = Path(build(screen, str(SCRIPTS / "image"), "debian-12")) if args.name == "install" else None
+    name = IMAGES.get(args.name)
+    image = Path(build(screen, str(SCRIPTS / "image"), name)) if name else None
     with Rack() as rack, screen.step(f"bench {args.name} ({accelerator()})"):
         rack.start_anvil()
         return BENCHES[args.name](rack, MachineOptions(firmware=args.firmware, disk=args.disk), image)

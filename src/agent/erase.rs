@@ -11,13 +11,13 @@ use crate::client::events::Events;
 use crate::disk::device::{DiskFacts, read_disks};
 use crate::disk::erase::release::release;
 use crate::disk::erase::run::reason_to_skip;
-use crate::disk::erase::{EraseOptions, EraseProgress, Level, erase_all, record};
+use crate::disk::erase::{EraseOptions, EraseProgress, erase_all, record};
 use crate::sys::roots::Roots;
 
 /// Erases all disks at once. An error names every disk that may still hold data.
 pub(crate) async fn run(agent: &Agent) -> Result<()> {
     let roots = agent.roots.clone();
-    let options = EraseOptions::of_level(Level::from_word(agent.cmdline.erase_level()));
+    let options = EraseOptions::from_words(agent.cmdline.erase_words());
     let mut teller = Teller { events: agent.events.clone(), next: Instant::now() };
     let records = tokio::task::spawn_blocking(move || {
         let disks = free_disks(&roots)?;

@@ -62,8 +62,8 @@ impl Cmdline {
         self.get("drophammer.gpus") == Some("all")
     }
 
-    /// `drophammer.erase=quick|clear|purge`, as it stands.
-    pub fn erase_level(&self) -> Option<&str> {
+    /// `drophammer.erase=quick|clear|purge[,format-unit]`, as it stands.
+    pub fn erase_words(&self) -> Option<&str> {
         self.get("drophammer.erase")
     }
 

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use thiserror::Error;
@@ -40,11 +41,44 @@ pub fn apply(plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<(), ApplyErr
     if !faults.is_empty() {
         return Err(ApplyError::NotAsPlanned(faults));
     }
-    make_disks(&roots, plan, progress)
-        .and_then(|()| make_arrays(&roots, plan, progress))
-        .and_then(|()| make_groups(&roots, plan, progress))
-        .and_then(|()| make_filesystems(&roots, plan, progress))
-        .map_err(ApplyError::HalfMade)
+    let mut steps = Steps::new(progress);
+    make_disks(&roots, plan, &mut |line| steps.begin(line))
+        .and_then(|()| make_arrays(&roots, plan, &mut |line| steps.begin(line)))
+        .and_then(|()| make_groups(&roots, plan, &mut |line| steps.begin(line)))
+        .and_then(|()| make_filesystems(&roots, plan, &mut |line| steps.begin(line)))
+        .map_err(ApplyError::HalfMade)?;
+    tracing::info!("{steps}");
+    Ok(())
+}
+
+/// Tells each step before it, and at last how long each took. One ends where the next begins.
+struct Steps<'a> {
+    progress: &'a mut dyn FnMut(&str),
+    begun: Vec<(String, Instant)>,
+}
+
+impl<'a> Steps<'a> {
+    fn new(progress: &'a mut dyn FnMut(&str)) -> Self {
+        Self { progress, begun: Vec::new() }
+    }
+
+    fn begin(&mut self, line: &str) {
+        (self.progress)(line);
+        self.begun.push((line.to_owned(), Instant::now()));
+    }
+}
+
+impl std::fmt::Display for Steps<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let now = Instant::now();
+        let seconds = |from: Instant, to: Instant| to.duration_since(from).as_secs_f64();
+        write!(f, "disks made in {:.2} s", self.begun.first().map_or(0.0, |(_, begun)| seconds(*begun, now)))?;
+        let ends = self.begun.iter().skip(1).map(|(_, begun)| *begun).chain([now]);
+        self.begun
+            .iter()
+            .zip(ends)
+            .try_for_each(|((line, begun), end)| write!(f, "; {line}: {:.2} s", seconds(*begun, end)))
+    }
 }
 
 fn make_disks(roots: &Roots, plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<()> {

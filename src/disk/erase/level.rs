@@ -17,7 +17,7 @@ pub enum Level {
 }
 
 impl Level {
-    /// The value of `drophammer.erase=`. A word that is none means `clear`, with a warning: a slip of the pen must not
+    /// The level in `drophammer.erase=`. A word that is none means `clear`, with a warning: a slip of the pen must not
     /// erase less than nothing said at all.
     pub fn from_word(word: Option<&str>) -> Self {
         match word {

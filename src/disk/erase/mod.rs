@@ -54,6 +54,16 @@ impl EraseOptions {
     pub fn of_level(level: Level) -> Self {
         Self { level, ..Self::default() }
     }
+
+    /// From the value of `drophammer.erase=`: a level, `format-unit`, or both with a comma between them.
+    pub fn from_words(words: Option<&str>) -> Self {
+        let is_format_unit = |word: &&str| *word == "format-unit";
+        let words = words.unwrap_or_default();
+        let level: Vec<&str> = words.split(',').filter(|word| !is_format_unit(word)).collect();
+        let level = if words.is_empty() || level.is_empty() { None } else { Some(level.join(",")) };
+        let format_unit = words.split(',').any(|word| is_format_unit(&word));
+        Self { format_unit, ..Self::of_level(Level::from_word(level.as_deref())) }
+    }
 }
 
 impl Default for EraseOptions {

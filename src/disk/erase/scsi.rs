@@ -43,18 +43,20 @@ pub fn is_ata(port: &dyn ScsiPort) -> Result<bool> {
     Ok(&data[8..16] == b"ATA     ")
 }
 
-/// What the disk says that it knows. One that does not know the question knows none of it.
+/// What the disk says that it knows. One that does not know the question is older than SANITIZE, but every disk that is
+/// no optical one must know FORMAT UNIT (SBC-4, table 33).
 pub fn read_scsi_abilities(port: &dyn ScsiPort) -> ScsiAbilities {
+    let sanitizes = |action| knows(port, SANITIZE, Some(action)).unwrap_or(false);
     ScsiAbilities {
-        sanitize_crypto: knows(port, SANITIZE, Some(CRYPTO_ERASE)),
-        sanitize_block: knows(port, SANITIZE, Some(BLOCK_ERASE)),
-        sanitize_overwrite: knows(port, SANITIZE, Some(OVERWRITE)),
-        format: knows(port, FORMAT_UNIT, None),
+        sanitize_crypto: sanitizes(CRYPTO_ERASE),
+        sanitize_block: sanitizes(BLOCK_ERASE),
+        sanitize_overwrite: sanitizes(OVERWRITE),
+        format: knows(port, FORMAT_UNIT, None).unwrap_or(true),
     }
 }
 
-/// REPORT SUPPORTED OPERATION CODES of one command.
-fn knows(port: &dyn ScsiPort, operation: u8, service_action: Option<u8>) -> bool {
+/// REPORT SUPPORTED OPERATION CODES of one command; `None` when the disk does not know that question.
+fn knows(port: &dyn ScsiPort, operation: u8, service_action: Option<u8>) -> Option<bool> {
     const REPORT_OPERATION_CODES: u8 = 0x0c;
     let mut data = [0_u8; 64];
     let mut command = [0_u8; 12];
@@ -65,9 +67,10 @@ fn knows(port: &dyn ScsiPort, operation: u8, service_action: Option<u8>) -> bool
     command[3] = operation;
     command[5] = service_action.unwrap_or_default();
     command[9] = data.len() as u8;
-    let answer = port.execute(&command, Transfer::In(&mut data), SHORT_LIMIT);
+    let answer = port.execute(&command, Transfer::In(&mut data), SHORT_LIMIT).ok()?;
+    check(&answer).ok()?;
     // 3: as the standard has it.
-    answer.is_ok_and(|answer| check(&answer).is_ok()) && data[1] & 0x7 == 3
+    Some(data[1] & 0x7 == 3)
 }
 
 pub fn sanitize(port: &dyn ScsiPort, method: Method, watch: &Watch<'_>, size_bytes: u64) -> Result<()> {

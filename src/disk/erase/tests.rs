@@ -120,7 +120,7 @@ fn a_disk_that_can_not_be_erased_is_an_error_with_all_reasons() {
     assert_eq!(told.methods(), ladder);
     let expected = "NVMe format (crypto erase): unsupported; NVMe format: unsupported; \
         zero-out: 9437696 bytes at offset 0: unsupported; \
-        overwriting with zeros: 9437696 bytes at offset 0: Input/output error (os error 5)";
+        overwriting with zeros: 1049088 bytes at offset 8388608: Input/output error (os error 5)";
     assert_eq!(told.reason(), expected);
 }
 
@@ -297,6 +297,23 @@ fn sas_is_sanitized_and_formatted_only_when_asked_and_a_format_that_lies_is_foun
     let commands = disk.sas.as_ref().unwrap().commands.lock().unwrap().clone();
     let format = commands.iter().find(|command| command[0] == 0x04).unwrap();
     assert_eq!(format[1], 3 << 6 | 0x10, "the protection is kept");
+}
+
+#[test]
+fn the_words_of_the_kernel_command_line_are_a_level_and_format_unit() {
+    let cases = [
+        (None, Level::Clear, false),
+        (Some("purge"), Level::Purge, false),
+        (Some("clear,format-unit"), Level::Clear, true),
+        (Some("format-unit,purge"), Level::Purge, true),
+        (Some("format-unit"), Level::Clear, true),
+        (Some("quick,format"), Level::Clear, false),
+        (Some(""), Level::Clear, false),
+    ];
+    for (words, level, format_unit) in cases {
+        let options = EraseOptions::from_words(words);
+        assert_eq!((options.level, options.format_unit), (level, format_unit), "{words:?}");
+    }
 }
 
 #[test]
