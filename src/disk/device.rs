@@ -128,6 +128,19 @@ pub struct Content {
 
 /// All disks, by name. One that can't be read is left out with a warning.
 pub fn read_disks(roots: &Roots) -> Result<Vec<DiskFacts>> {
+    let mounts = read_mounts(roots)?;
+    let mut disks = Vec::new();
+    for name in disk_names(roots)? {
+        match read_disk(roots, &name, &mounts) {
+            Ok(disk) => disks.extend(disk),
+            Err(error) => tracing::warn!(disk = %name, error = format!("{error:#}"), "disk can't be read"),
+        }
+    }
+    Ok(disks)
+}
+
+/// The kernel's names of all disks, sorted.
+pub(super) fn disk_names(roots: &Roots) -> Result<Vec<String>> {
     let block = roots.sys.join("block");
     let mut names = Vec::new();
     for entry in fs::read_dir(&block).with_context(|| format!("listing {}", block.display()))? {
@@ -135,15 +148,12 @@ pub fn read_disks(roots: &Roots) -> Result<Vec<DiskFacts>> {
         names.push(entry.file_name().to_string_lossy().into_owned());
     }
     names.sort();
-    let mounts = read_mounts(roots)?;
-    let mut disks = Vec::new();
-    for name in names {
-        match read_disk(roots, &name, &mounts) {
-            Ok(disk) => disks.extend(disk),
-            Err(error) => tracing::warn!(disk = %name, error = format!("{error:#}"), "disk can't be read"),
-        }
-    }
-    Ok(disks)
+    Ok(names)
+}
+
+/// One of [`disk_names`]; `None` for what is no disk of its own.
+pub(super) fn read_disk_named(roots: &Roots, name: &str) -> Result<Option<DiskFacts>> {
+    read_disk(roots, name, &read_mounts(roots)?)
 }
 
 /// The disk behind a device path such as `/dev/sda`.
