@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::Agent;
 use super::session::Session;
@@ -61,7 +61,8 @@ fn send(events: &Events, signer: &Signer, records: &[EraseRecord]) {
     for record in records.iter().filter(|record| record.is_of_a_disk()) {
         match signer.sign(Kind::EraseRecord, record) {
             Ok(jws) => {
-                info!(target: record::LOG_TARGET, jws, "signed erase record of {}", record.device);
+                // Two thousand characters that no person reads: not for the console of every machine.
+                debug!(target: record::LOG_TARGET, jws, "signed erase record of {}", record.device);
                 events.record(Record { kind: Kind::EraseRecord, jws });
             }
             Err(error) => error!(disk = %record.device, error = format!("{error:#}"), "erase record can't be signed"),

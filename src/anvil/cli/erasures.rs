@@ -87,12 +87,13 @@ pub(super) fn download(erasures: &[Erasure], dir: &Path, format: Format) -> Resu
 
 fn write(erasure: &Erasure, dir: &Path) -> Result<PathBuf> {
     let path = dir.join(file_name(erasure));
+    let text = format!("{}\n", erasure.jws);
     match std::fs::read_to_string(&path) {
-        Ok(known) if known == erasure.jws => return Ok(path),
+        Ok(known) if known == text => return Ok(path),
         Ok(_) => bail!("{} exists already with other content", path.display()),
         Err(_) => {}
     }
-    std::fs::write(&path, &erasure.jws).with_context(|| format!("writing {}", path.display()))?;
+    std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
     Ok(path)
 }
 
