@@ -67,7 +67,8 @@ fn failed(name: &str, serial: &str) -> EraseRecord {
 }
 
 fn signed(config: &MetalConfig, machine: &str, record: &EraseRecord) -> Record {
-    Record { kind: Kind::EraseRecord, jws: Signer::new(config, machine).sign(Kind::EraseRecord, record).unwrap() }
+    let json = serde_json::to_string(record).unwrap();
+    Record { kind: Kind::EraseRecord, jws: Signer::new(config, machine).sign(Kind::EraseRecord, &json).unwrap() }
 }
 
 /// As the agent sends it.
@@ -104,6 +105,11 @@ async fn records_wait_for_a_server_arrive_signed_and_stay() {
         events.record(record);
     }
     assert!(!events.flush(Duration::from_millis(50)).await, "there is no server yet");
+    // One that nobody listens at. It is tried a second time after a second; by then there is a better one.
+    let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let away = MetalConfig { address: Some(nowhere.to_string()), ..config.clone() };
+    events.connect(channel(&away, &Resolver::new(&[], &[])).unwrap(), MACHINE);
+    assert!(!events.flush(Duration::from_millis(500)).await, "the server is away");
     events.connect(channel(&config, &Resolver::new(&[], &[])).unwrap(), MACHINE);
     assert!(events.flush(Duration::from_secs(30)).await);
 
@@ -173,7 +179,7 @@ async fn what_is_forged_is_kept_and_called_so() {
 
     send(&server, MACHINE, signed(&config, OTHER, &erased("vda", "S1"))).await;
     assert!(newest_fault(&server).await.unwrap().contains(OTHER));
-    let plan = Signer::new(&config, MACHINE).sign(Kind::Plan, &serde_json::json!({})).unwrap();
+    let plan = Signer::new(&config, MACHINE).sign(Kind::Plan, "{}").unwrap();
     send(&server, MACHINE, Record { kind: Kind::EraseRecord, jws: plan }).await;
     assert_eq!(newest_fault(&server).await.unwrap(), "it was sent as one thing and signed as another");
     send(&server, MACHINE, Record { kind: Kind::EraseRecord, jws: "not.a-jws".into() }).await;
@@ -197,7 +203,7 @@ async fn the_newest_plan_can_be_asked_for() {
     let none = view.get::<SentPlan>(&path).await.unwrap_err().to_string();
     assert!(none.contains("has sent no plan"), "{none}");
     for layout in ["old", "new"] {
-        let jws = signer.sign(Kind::Plan, &serde_json::json!({ "layout": layout })).unwrap();
+        let jws = signer.sign(Kind::Plan, &format!(r#"{{"layout":"{layout}"}}"#)).unwrap();
         send(&server, MACHINE, Record { kind: Kind::Plan, jws }).await;
     }
     let sent: SentPlan = view.get(&path).await.unwrap();
@@ -311,14 +317,13 @@ async fn the_commands_show_records_and_plans() {
     send(&server, MACHINE, signed(&MetalConfig { key: None, ..config.clone() }, MACHINE, &failed("vdb", "S2"))).await;
     let plan = serde_json::json!({ "layout": "vm", "mode": "install", "boot_disk": "/dev/vda", "disks": [
         { "disk": disk("vda", "S 1"), "action": "partition", "loses": ["ext4 \"data\""], "partitions": [1, 2] }] });
-    let jws = Signer::new(&config, MACHINE).sign(Kind::Plan, &plan).unwrap();
+    let jws = Signer::new(&config, MACHINE).sign(Kind::Plan, &plan.to_string()).unwrap();
     send(&server, MACHINE, Record { kind: Kind::Plan, jws }).await;
 
     let dir = server.dir.path().to_owned();
     let shown = tokio::task::spawn_blocking(move || {
-        let anvil = |args: &[&str]| {
-            ok(&dir, env!("CARGO_BIN_EXE_anvil"), &[&["--data", "data", "machine"], args].concat())
-        };
+        let anvil =
+            |args: &[&str]| ok(&dir, env!("CARGO_BIN_EXE_anvil"), &[&["--data", "data", "machine"], args].concat());
         let json: Vec<Erasure> = serde_json::from_str(&anvil(&["erasures", MACHINE, "--format", "json"])).unwrap();
         (anvil(&["erasures", MACHINE]), json, anvil(&["plan", MACHINE]))
     });

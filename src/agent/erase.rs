@@ -38,8 +38,9 @@ pub(crate) async fn run(agent: &Agent, session: &Session) -> Result<String> {
     })
     .await
     .context("erasing the disks")??;
-    record::log(&records);
-    send(&agent.events, session.signer(), &records);
+    for (record, json) in record::log(&records) {
+        send(&agent.events, session.signer(), record, &json);
+    }
     let mut failures = Vec::new();
     for record in &records {
         if record.is_failure() {
@@ -55,18 +56,16 @@ pub(crate) async fn run(agent: &Agent, session: &Session) -> Result<String> {
     Ok(record::sentences(&records))
 }
 
-/// Gives the control plane a signed record of each disk of the machine. They go before the event that ends this phase,
-/// also when that is a crash.
-fn send(events: &Events, signer: &Signer, records: &[EraseRecord]) {
-    for record in records.iter().filter(|record| record.is_of_a_disk()) {
-        match signer.sign(Kind::EraseRecord, record) {
-            Ok(jws) => {
-                // Two thousand characters that no person reads: not for the console of every machine.
-                debug!(target: record::LOG_TARGET, jws, "signed erase record of {}", record.device);
-                events.record(Record { kind: Kind::EraseRecord, jws });
-            }
-            Err(error) => error!(disk = %record.device, error = format!("{error:#}"), "erase record can't be signed"),
+/// Gives the control plane a signed record of a disk. It goes before the event that ends this phase, also when that is
+/// a crash.
+fn send(events: &Events, signer: &Signer, record: &EraseRecord, json: &str) {
+    match signer.sign(Kind::EraseRecord, json) {
+        Ok(jws) => {
+            // Two thousand characters that no person reads: not for the console of every machine.
+            debug!(target: record::LOG_TARGET, jws, "signed erase record of {}", record.device);
+            events.record(Record { kind: Kind::EraseRecord, jws });
         }
+        Err(error) => error!(disk = %record.device, error = format!("{error:#}"), "erase record can't be signed"),
     }
 }
 

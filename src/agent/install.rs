@@ -108,11 +108,12 @@ impl Installation<'_> {
 
     /// What is about to be done goes to the log and, signed, to the control plane, before it is done.
     fn send(&self, plan: &Plan) {
-        match serde_json::to_string(plan) {
-            Ok(plan) => info!(target: plan::LOG_TARGET, plan, "plan of the installation"),
-            Err(error) => warn!(%error, "the plan can't be written as JSON"),
-        }
-        match self.session.signer().sign(Kind::Plan, plan) {
+        let json = match serde_json::to_string(plan) {
+            Ok(json) => json,
+            Err(error) => return warn!(%error, "the plan can't be written as JSON"),
+        };
+        info!(target: plan::LOG_TARGET, plan = json, "plan of the installation");
+        match self.session.signer().sign(Kind::Plan, &json) {
             Ok(jws) => self.agent.events.record(Record { kind: Kind::Plan, jws }),
             Err(error) => warn!(error = format!("{error:#}"), "the plan can't be signed, and is not sent"),
         }

@@ -32,8 +32,8 @@ pub(crate) async fn live(agent: &Agent) -> Result<(Ending, String)> {
         register::Known::Fresh => {
             let erased = phase.or_stop("erase", erase::run(agent, &session)).await?;
             let late = late_neighbours::follow(&session, &network, &facts, &identity);
-            let waited =
-                phase.or_stop("wait", async { Ok(wait::run(agent, &mut session, &identity.id(), &erased, late).await) });
+            let waited = phase
+                .or_stop("wait", async { Ok(wait::run(agent, &mut session, &identity.id(), &erased, late).await) });
             match waited.await? {
                 Waited::Order(order) => order,
                 Waited::Reboot(reason) => return Ok(hand_over::planned_reboot(agent, reason).await),

@@ -186,9 +186,7 @@ pub async fn receive_event(anvil: &Anvil, id: &str, event: ProvisioningEvent, me
     }
     let now = OffsetDateTime::now_utc();
     let record = match &note {
-        Some(Note::Record(record)) => {
-            Some((record.kind, records::judge(&anvil.pki.ca_cert, id, record.clone(), now)))
-        }
+        Some(Note::Record(record)) => Some((record.kind, records::judge(&anvil.pki.ca_cert, id, record.clone(), now))),
         Some(Note::Phase(_) | Note::Progress(_)) | None => None,
     };
     let incoming = StoredEvent { time: now, event, message: message.to_owned() };

@@ -144,7 +144,9 @@ impl Note {
                 left_s: number("left_s"),
             })),
             "record" => Some(Self::Record(Record {
-                kind: [Kind::EraseRecord, Kind::Plan].into_iter().find(|kind| text("kind") == Some(kind_word(*kind)))?,
+                kind: [Kind::EraseRecord, Kind::Plan]
+                    .into_iter()
+                    .find(|kind| text("kind") == Some(kind_word(*kind)))?,
                 jws: text("jws").filter(|jws| jws.len() <= RECORD_LIMIT)?.to_owned(),
             })),
             _ => None,

@@ -8,7 +8,6 @@ use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{Signer as KeySigner, SigningKey};
-use serde::Serialize;
 
 use crate::api::jws::{Algorithm, Header, Kind, compact, to_be_signed};
 use crate::api::metal_config::MetalConfig;
@@ -23,14 +22,6 @@ const SCHEMES: [(SignatureScheme, Algorithm); 4] = [
     (SignatureScheme::RSA_PKCS1_SHA256, Algorithm::RS256),
     (SignatureScheme::ED25519, Algorithm::EdDSA),
 ];
-
-/// What is signed: a document, and whose it is.
-#[derive(Serialize)]
-struct Payload<'a, T> {
-    machine: &'a str,
-    #[serde(flatten)]
-    document: &'a T,
-}
 
 /// Signs for one machine. Cheap to clone; `Debug` leaves the key out.
 #[derive(Clone)]
@@ -62,17 +53,23 @@ impl Signer {
         Self { machine_id: machine_id.to_owned(), key }
     }
 
-    /// The document with the machine's id, as a JWS; with algorithm `none` when there is no key.
-    pub fn sign(&self, kind: Kind, document: &impl Serialize) -> Result<String> {
-        let payload = Payload { machine: &self.machine_id, document };
-        let payload = serde_json::to_vec(&payload).context("writing what is to be signed as JSON")?;
+    /// A JSON object with the machine's id put into it, as a JWS; with algorithm `none` when there is no key.
+    pub fn sign(&self, kind: Kind, object: &str) -> Result<String> {
+        let payload = self.with_machine(object)?;
         match &self.key {
-            Some(key) => key.sign(kind, &payload).context("signing with the client key"),
+            Some(key) => key.sign(kind, payload.as_bytes()).context("signing with the client key"),
             None => {
                 let header = Header { alg: Algorithm::None, typ: kind, x5c: Vec::new() };
-                Ok(compact(&to_be_signed(&header, &payload)?, &[]))
+                Ok(compact(&to_be_signed(&header, payload.as_bytes())?, &[]))
             }
         }
+    }
+
+    /// On the text, which is logged as it is, too: taking it apart for this would be much code for little.
+    fn with_machine(&self, object: &str) -> Result<String> {
+        let members = object.strip_prefix('{').context("what is to be signed is no JSON object")?;
+        let comma = if members.starts_with('}') { "" } else { "," };
+        Ok(format!("{{\"machine\":{}{comma}{members}", serde_json::to_string(&self.machine_id)?))
     }
 }
 
@@ -164,9 +161,13 @@ mod tests {
     #[test]
     fn without_a_key_a_record_goes_unsigned() {
         let signer = Signer::new(&MetalConfig::default(), "m-1");
-        let jws = signer.sign(Kind::Plan, &serde_json::json!({"layout": "vm"})).unwrap();
-        let jws = crate::api::jws::Jws::parse(&jws).unwrap();
-        assert_eq!((jws.header.alg, jws.signature.is_empty()), (Algorithm::None, true));
-        assert_eq!(jws.payload, br#"{"machine":"m-1","layout":"vm"}"#);
+        for (object, payload) in
+            [(r#"{"layout":"vm"}"#, r#"{"machine":"m-1","layout":"vm"}"#), ("{}", r#"{"machine":"m-1"}"#)]
+        {
+            let jws = crate::api::jws::Jws::parse(&signer.sign(Kind::Plan, object).unwrap()).unwrap();
+            assert_eq!((jws.header.alg, jws.signature.is_empty()), (Algorithm::None, true));
+            assert_eq!(String::from_utf8(jws.payload).unwrap(), payload);
+        }
+        assert!(signer.sign(Kind::Plan, "[]").is_err());
     }
 }

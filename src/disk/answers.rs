@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::device::{DiskFacts, disk_names, read_disk_named};
+use super::device::{DiskFacts, DiskKind, disk_names, read_disk_named, read_kind};
 use crate::inventory::readers::each_within;
 use crate::sys::roots::Roots;
 
@@ -22,13 +22,13 @@ const TELL_EVERY: Duration = Duration::from_secs(15);
 pub struct Answers {
     /// By name.
     pub disks: Vec<DiskFacts>,
-    /// Of those that are there and can't be read: which, and why.
+    /// Of the machine's own disks those that are there and can't be read: which, and why.
     pub unread: Vec<String>,
 }
 
 /// Reads all disks at the same time, each for at most `limit`. Says every few seconds whom it is waiting for.
 pub fn read_disks_within(roots: &Roots, limit: Duration) -> Result<Answers> {
-    ask_within(roots, limit, TELL_EVERY, |roots, name| read_disk_named(roots, name))
+    ask_within(roots, limit, TELL_EVERY, read_disk_named)
 }
 
 type Busy = Arc<Mutex<BTreeSet<String>>>;
@@ -40,7 +40,8 @@ fn ask_within(
     read: impl Fn(&Roots, &str) -> Result<Option<DiskFacts>> + Clone + Send + 'static,
 ) -> Result<Answers> {
     let busy = Busy::default();
-    let items = disk_names(roots)?.into_iter().map(|name| {
+    let names = disk_names(roots)?;
+    let items = names.clone().into_iter().map(|name| {
         let what = format!("reading table and signatures of /dev/{}", name.replace('!', "/"));
         (what, (roots.clone(), name, Arc::clone(&busy)))
     });
@@ -66,11 +67,20 @@ fn ask_within(
     // Ends at once; it only waits for the word above.
     let _ = teller.join();
     let mut found = Answers::default();
-    for answer in answers {
-        match answer {
-            Ok(Ok(disk)) => found.disks.extend(disk),
-            Ok(Err(why)) => found.unread.push(why),
-            Err(given_up) => found.unread.push(given_up.to_string()),
+    for (name, answer) in names.iter().zip(answers) {
+        let why = match answer {
+            Ok(Ok(disk)) => {
+                found.disks.extend(disk);
+                continue;
+            }
+            Ok(Err(why)) => why,
+            Err(given_up) => given_up.to_string(),
+        };
+        // A stick, a drive without a good medium, an image of the BMC: nothing that is erased or installed on.
+        if read_kind(roots, name) == DiskKind::Fixed {
+            found.unread.push(why);
+        } else {
+            tracing::warn!("left out, as it is no disk of the machine: {why}");
         }
     }
     Ok(found)
@@ -93,12 +103,14 @@ mod tests {
     #[test]
     fn a_disk_that_hangs_is_named_and_the_others_are_read() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["sda", "sdb", "sdc"] {
+        for name in ["sda", "sdb", "sdc", "sr0"] {
             let folder = dir.path().join("sys/block").join(name);
             std::fs::create_dir_all(&folder).unwrap();
             std::fs::write(folder.join("size"), "2048\n").unwrap();
         }
-        std::fs::remove_file(dir.path().join("sys/block/sdc/size")).unwrap();
+        for name in ["sdc", "sr0"] {
+            std::fs::remove_file(dir.path().join("sys/block").join(name).join("size")).unwrap();
+        }
         // Held until the end of the test: who hangs waits for it.
         let (_hold, never) = mpsc::channel::<()>();
         let never = Arc::new(Mutex::new(never));
@@ -114,10 +126,7 @@ mod tests {
         let devices: Vec<&str> = answers.disks.iter().map(|disk| disk.device.as_str()).collect();
         assert_eq!(devices, ["/dev/sda"]);
         assert_eq!(answers.unread.len(), 2, "{:?}", answers.unread);
-        assert_eq!(
-            answers.unread[0],
-            "reading table and signatures of /dev/sdb: no answer within 0.3 s, given up"
-        );
+        assert_eq!(answers.unread[0], "reading table and signatures of /dev/sdb: no answer within 0.3 s, given up");
         assert!(answers.unread[1].starts_with("/dev/sdc: reading "), "{:?}", answers.unread);
     }
 }

@@ -197,9 +197,7 @@ fn read_disk(roots: &Roots, name: &str, mounts: &[Mount]) -> Result<Option<DiskF
     let size = Bytes(units.saturating_mul(512));
     let sector_bytes = read_number(&folder.join("queue/logical_block_size")).and_then(|n| u32::try_from(n).ok());
     let sector_bytes = sector_bytes.unwrap_or(512);
-    // An image that the BMC plugs in comes and goes, also one that says it is fixed.
-    let removable = read_number(&folder.join("removable")) == Some(1) || is_bmc_medium_at(&folder);
-    let kind = kind_of(name, removable);
+    let kind = read_kind(roots, name);
     let node = roots.dev.join(node_name(name));
     let probed = matches!(kind, DiskKind::Fixed | DiskKind::Loop) && size.0 > 0;
     Ok(Some(DiskFacts {
@@ -218,6 +216,14 @@ fn read_disk(roots: &Roots, name: &str, mounts: &[Mount]) -> Result<Option<DiskF
         partitions: read_partitions(&folder, roots)?,
         content: if probed { read_content(&node, size, sector_bytes) } else { None },
     }))
+}
+
+/// From sysfs alone, which answers also when the disk does not.
+pub(super) fn read_kind(roots: &Roots, name: &str) -> DiskKind {
+    let folder = roots.sys.join("block").join(name);
+    // An image that the BMC plugs in comes and goes, also one that says it is fixed.
+    let removable = read_number(&folder.join("removable")) == Some(1) || is_bmc_medium_at(&folder);
+    kind_of(name, removable)
 }
 
 fn kind_of(name: &str, removable: bool) -> DiskKind {

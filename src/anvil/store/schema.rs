@@ -3,7 +3,8 @@
 use anyhow::{Context, Result, bail};
 use rusqlite::Connection;
 
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE entities (
         kind TEXT NOT NULL,
         id TEXT NOT NULL,
@@ -45,7 +46,8 @@ const MIGRATIONS: &[&str] = &["
         machine_id TEXT PRIMARY KEY REFERENCES machines (id) ON DELETE CASCADE,
         document TEXT NOT NULL
     ) STRICT, WITHOUT ROWID;
-", "
+",
+    "
     -- Without a reference to machines: erase records stay, whatever becomes of the machine.
     CREATE TABLE erasures (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -63,7 +65,8 @@ const MIGRATIONS: &[&str] = &["
         fault TEXT,
         jws TEXT NOT NULL
     ) STRICT, WITHOUT ROWID;
-"];
+",
+];
 
 /// Brings the schema to the newest version, each step in a transaction of its own.
 pub(super) fn migrate(connection: &mut Connection) -> Result<()> {

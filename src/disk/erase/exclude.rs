@@ -57,6 +57,7 @@ impl Excluded {
 #[cfg(test)]
 mod tests {
     use super::super::tests::facts;
+    use super::super::{EraseOptions, erase_all};
     use super::*;
     use crate::disk::device::{DiskKind, PartitionFacts};
     use crate::sys::units::Bytes;
@@ -93,6 +94,18 @@ mod tests {
     #[test]
     fn a_disk_seen_by_two_paths_is_excluded_by_both() {
         assert_eq!(find(&["serial:S1", "wwn:0x5000"]).unwrap().devices, ["/dev/sda", "/dev/sdc"]);
+    }
+
+    #[test]
+    fn an_excluded_disk_is_not_even_opened() {
+        // There is no such disk: opening it would be a failure.
+        let disks = [disk("drophammer-none", "S1", "")];
+        let excluded = Excluded::find(&["serial:S1".to_owned()], &disks).unwrap();
+        let options = EraseOptions { excluded: excluded.devices, ..EraseOptions::default() };
+        let records = erase_all(&disks, &options, &mut |_| {});
+        assert!(records[0].is_excluded() && !records[0].is_of_a_disk(), "{}", records[0]);
+        let records = erase_all(&disks, &EraseOptions::default(), &mut |_| {});
+        assert!(records[0].is_failure(), "{}", records[0]);
     }
 
     #[test]

@@ -160,14 +160,17 @@ pub fn sentences(records: &[EraseRecord]) -> String {
     text
 }
 
-/// One line of JSON for each record of a disk that is one of the machine's.
-pub fn log(records: &[EraseRecord]) {
-    for record in records.iter().filter(|record| record.is_of_a_disk()) {
-        match serde_json::to_string(record) {
-            Ok(record) => tracing::info!(target: LOG_TARGET, record = %record, "erase record"),
-            Err(error) => tracing::warn!(disk = %record.device, %error, "erase record can't be written"),
-        }
-    }
+/// One line of JSON for each record of a disk that is one of the machine's. Returns the records with their JSON.
+pub fn log(records: &[EraseRecord]) -> Vec<(&EraseRecord, String)> {
+    let of_disks = records.iter().filter(|record| record.is_of_a_disk());
+    let logged = of_disks.filter_map(|record| {
+        let json = serde_json::to_string(record)
+            .inspect_err(|error| tracing::error!(disk = %record.device, %error, "erase record can't be written"))
+            .ok()?;
+        tracing::info!(target: LOG_TARGET, record = json, "erase record");
+        Some((record, json))
+    });
+    logged.collect()
 }
 
 #[cfg(test)]

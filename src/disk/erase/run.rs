@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use super::{EraseOptions, exclude};
 use super::method::Method;
 use super::nvme::Siblings;
 use super::one::{Places, Prepared, erase_device, prepare};
 use super::quick::signature_ranges;
 use super::record::{EraseRecord, EraseResult};
 use super::watch::{Activity, Cancelled, Step, Watch};
+use super::{EraseOptions, exclude};
 use crate::disk::block::{BlockDevice, OpenDisk};
 use crate::disk::device::{DiskFacts, DiskKind};
 use crate::disk::partition::forget_partitions;
