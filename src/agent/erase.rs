@@ -151,3 +151,43 @@ impl Teller {
         }));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_lies_on_an_excluded_disk_and_another_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let block = dir.path().join("sys/block");
+        for disk in ["sda", "sdb", "sdc", "sdd", "sde", "md0", "md1", "dm-0", "dm-1"] {
+            fs::create_dir_all(block.join(disk)).unwrap();
+            fs::write(block.join(disk).join("size"), "2048\n").unwrap();
+        }
+        // A mirror of sda and sdb; sdc alone; a volume group over sda and an array of sdd; sde is free.
+        let held = [("sda", "md0"), ("sdb", "md0"), ("sdc", "dm-0"), ("sda", "dm-1"), ("sdd", "md1"), ("md1", "dm-1")];
+        for (disk, by) in held {
+            fs::create_dir_all(block.join(disk).join("holders").join(by)).unwrap();
+        }
+        let roots = Roots::under(dir.path());
+        let disks = read_all(&roots).unwrap();
+        let released = |names: &[&str]| -> Vec<String> {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let excluded = Excluded::find(&names, &disks).unwrap();
+            to_release(&roots, &disks, &excluded).into_iter().map(|disk| disk.name).collect()
+        };
+        assert_eq!(released(&[]), ["sda", "sdb", "sdc", "sdd"]);
+        assert_eq!(released(&["/dev/sda"]), ["sdc"]);
+        assert_eq!(released(&["/dev/sde"]), ["sda", "sdb", "sdc", "sdd"]);
+    }
+
+    #[test]
+    fn a_disk_that_cannot_be_read_stops_the_phase() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("sys/block/sda")).unwrap();
+        let error = read_all(&Roots::under(dir.path())).unwrap_err().to_string();
+        assert!(error.contains("nothing was erased") && error.contains("/dev/sda"), "{error}");
+    }
+}
