@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use time::OffsetDateTime;
 use tracing::{info, warn};
 
@@ -16,14 +16,16 @@ use super::{Agent, clock};
 use crate::VERSION;
 use crate::api::event::ProvisioningEvent;
 use crate::api::grpc::BootServiceAbortReinstallRequest;
-use crate::api::progress::{Note, Progress};
+use crate::api::jws::Kind;
+use crate::api::progress::{Note, Progress, Record};
 use crate::client::events::Events;
+use crate::disk::answers::{Answers, READ_LIMIT, read_disks_within};
 use crate::disk::apply::{ApplyError, apply, wipe_filesystems};
-use crate::disk::device::read_disks;
+use crate::disk::erase::exclude::{self, Excluded};
 use crate::disk::fstab::fstab;
 use crate::disk::lvm::LVMLOCAL_CONF;
 use crate::disk::mount::mount_all;
-use crate::disk::plan::{Mode, Plan};
+use crate::disk::plan::{self, Mode, Plan};
 use crate::disk::planner::plan;
 use crate::disk::release::release;
 use crate::image::{self, DigestRule, Observer, Options, Source};
@@ -58,12 +60,15 @@ pub(crate) struct Installation<'a> {
 impl Installation<'_> {
     /// Installs the order. After an error nothing half-done is left to boot.
     pub(crate) async fn run(mut self) -> Result<Installed> {
-        self.agent.events.send(ProvisioningEvent::Installing, "start installation");
-        let plan = match self.plan() {
+        let planned = self.plan().await;
+        let what = planned.as_ref().map(|plan| format!(": {}", plan.sentence())).unwrap_or_default();
+        self.agent.events.send(ProvisioningEvent::Installing, format!("start installation{what}"));
+        let plan = match planned {
             Ok(plan) => plan,
             Err(error) => return Err(self.abort(false, error).await),
         };
         info!("{plan}");
+        self.send(&plan);
         match self.write(&plan).await {
             Ok(installed) => Ok(installed),
             Err(error) => {
@@ -77,12 +82,41 @@ impl Installation<'_> {
     }
 
     /// Everything is decided here, before the first byte is written.
-    fn plan(&self) -> Result<Plan> {
+    async fn plan(&self) -> Result<Plan> {
         let Order { layout, allocation, .. } = self.order;
         let mode = if allocation.reinstall { Mode::Reinstall } else { Mode::Install };
-        let disks = read_disks(&self.agent.roots).context("listing the disks")?;
-        plan(layout, &disks, Firmware::read(&self.agent.roots), mode)
-            .with_context(|| format!("the layout {:?} does not fit this machine; nothing was written", layout.id))
+        let answers = blocking(self.agent.roots.clone(), |roots| read_disks_within(&roots, READ_LIMIT)).await;
+        let Answers { disks, unread } = answers.context("listing the disks")?;
+        // The layout may well go without.
+        unread.iter().for_each(|why| warn!("a disk can't be read, and is left out of the plan: {why}"));
+        let plan = plan(layout, &disks, Firmware::read(&self.agent.roots), mode)
+            .with_context(|| format!("the layout {:?} does not fit this machine; nothing was written", layout.id))?;
+        let excluded = Excluded::find(&self.agent.cmdline.erase_exclude(), &disks)?;
+        let writes = plan.disks.iter().filter(|planned| planned.action.is_made());
+        let refused: Vec<String> = writes
+            .filter(|planned| excluded.contains(&planned.disk.device))
+            .map(|planned| format!("{}: {}", planned.disk.device, exclude::REASON))
+            .collect();
+        ensure!(
+            refused.is_empty(),
+            "the layout {:?} writes to what it may not; nothing was written: {}",
+            layout.id,
+            refused.join("; ")
+        );
+        Ok(plan)
+    }
+
+    /// What is about to be done goes to the log and, signed, to the control plane, before it is done.
+    fn send(&self, plan: &Plan) {
+        let json = match serde_json::to_string(plan) {
+            Ok(json) => json,
+            Err(error) => return warn!(%error, "the plan can't be written as JSON"),
+        };
+        info!(target: plan::LOG_TARGET, plan = json, "plan of the installation");
+        match self.session.signer().sign(Kind::Plan, &json) {
+            Ok(jws) => self.agent.events.record(Record { kind: Kind::Plan, jws }),
+            Err(error) => warn!(error = format!("{error:#}"), "the plan can't be signed, and is not sent"),
+        }
     }
 
     async fn write(&self, plan: &Plan) -> Result<Installed> {

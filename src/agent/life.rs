@@ -30,10 +30,10 @@ pub(crate) async fn live(agent: &Agent) -> Result<(Ending, String)> {
         register::Known::Installed(system) => return Ok(installed::start(agent, system).await),
         register::Known::Reinstall(order) => order,
         register::Known::Fresh => {
-            phase.or_stop("erase", erase::run(agent)).await?;
+            let erased = phase.or_stop("erase", erase::run(agent, &session)).await?;
             let late = late_neighbours::follow(&session, &network, &facts, &identity);
-            let waited =
-                phase.or_stop("wait", async { Ok(wait::run(agent, &mut session, &identity.id(), late).await) });
+            let waited = phase
+                .or_stop("wait", async { Ok(wait::run(agent, &mut session, &identity.id(), &erased, late).await) });
             match waited.await? {
                 Waited::Order(order) => order,
                 Waited::Reboot(reason) => return Ok(hand_over::planned_reboot(agent, reason).await),

@@ -8,6 +8,7 @@ use crate::api::metal_config::MetalConfig;
 use crate::client::boot::{self, BootService};
 use crate::client::metal_config;
 use crate::client::rest::RestClient;
+use crate::client::signature::Signer;
 use crate::net::{Resolver, http_client};
 
 /// Everything that MetalConfig leads to.
@@ -20,6 +21,7 @@ pub(crate) struct Session {
     pub resolver: Resolver,
     config_url: String,
     machine_id: String,
+    signer: Signer,
 }
 
 impl Session {
@@ -43,10 +45,16 @@ impl Session {
             rest,
             http,
             resolver: resolver.clone(),
+            signer: Signer::new(&config, machine_id),
             config,
             config_url: url.to_owned(),
             machine_id: machine_id.to_owned(),
         })
+    }
+
+    /// Signs what the control plane is to keep.
+    pub(crate) fn signer(&self) -> &Signer {
+        &self.signer
     }
 
     /// Asks for MetalConfig again, and opens everything anew when it changed: certificates and addresses do.

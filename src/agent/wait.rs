@@ -24,14 +24,17 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 
 /// Waits for ever, but for a planned reboot after one to two days, which brings newer agents and fresh inventories.
-/// `beside` is what goes on meanwhile.
+/// `erased` says what became of the disks: metal-stack's list of events has no other place for it. `beside` is what goes
+/// on meanwhile.
 pub(crate) async fn run(
     agent: &Agent,
     session: &mut Session,
     machine_id: &str,
+    erased: &str,
     beside: impl Future<Output = Infallible>,
 ) -> Waited {
-    agent.events.send(ProvisioningEvent::Waiting, "waiting for allocation");
+    let disks = if erased.is_empty() { String::new() } else { format!("; {erased}") };
+    agent.events.send(ProvisioningEvent::Waiting, format!("waiting for allocation{disks}"));
     tokio::select! {
         waited = until_allocated(agent, session, machine_id) => waited,
         never = beside => match never {},

@@ -52,7 +52,7 @@ impl BootAuthority for Authority {
             Ok(None) => tracing::info!(mac, "a new machine boots the agent"),
             Err(error) => tracing::warn!(mac, %error, "could not look the machine up, it boots the agent"),
         }
-        Ok(BootDecision::Agent { cmdline: self.anvil.config.partition.bootconfig.commandline.clone() })
+        Ok(BootDecision::Agent { cmdline: self.anvil.config.partition.commandline() })
     }
 
     /// What every agent is told.

@@ -49,7 +49,58 @@ pub struct PartitionConfig {
     pub dns_servers: Vec<DnsServer>,
     /// Copied into allocations that bring none of their own, and handed to agents. At most 5.
     pub ntp_servers: Vec<NtpServer>,
+    /// How disks are erased. Absent: as agents do when nobody tells them, which is `clear`.
+    pub erase: Option<EraseLevel>,
+    /// Disks that are never erased, in the forms of [`check_disk_names`].
+    pub erase_exclude: Vec<String>,
     pub bootconfig: BootConfig,
+}
+
+/// A value of the agents' `drophammer.erase=`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EraseLevel {
+    Quick,
+    Clear,
+    Purge,
+}
+
+impl EraseLevel {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Quick => "quick",
+            Self::Clear => "clear",
+            Self::Purge => "purge",
+        }
+    }
+}
+
+const ERASE_KEY: &str = "drophammer.erase=";
+const EXCLUDE_KEY: &str = "drophammer.erase_exclude=";
+/// Kernels of x86 cut a command line off at 2048 bytes, without a word. The boot script adds its own to ours.
+const MAX_COMMANDLINE: usize = 1600;
+
+impl PartitionConfig {
+    /// The agents' kernel command line: the operator's words, and what the keys of the partition make of it.
+    pub fn commandline(&self) -> String {
+        let mut words = vec![self.bootconfig.commandline.clone()];
+        words.extend(self.erase.map(|level| format!("{ERASE_KEY}{}", level.as_str())));
+        if !self.erase_exclude.is_empty() {
+            let names: Vec<String> = self.erase_exclude.iter().map(|name| escape(name)).collect();
+            words.push(format!("{EXCLUDE_KEY}{}", names.join(",")));
+        }
+        words.retain(|word| !word.is_empty());
+        words.join(" ")
+    }
+}
+
+/// A command line has no quotes: blanks and commas of a name are written as in URLs, `%20` and `%2C`.
+fn escape(name: &str) -> String {
+    let escape = |b: u8| {
+        let plain = b.is_ascii_graphic() && !matches!(b, b',' | b'%' | b'"' | b'$' | b'\\');
+        if plain { char::from(b).to_string() } else { format!("%{b:02X}") }
+    };
+    name.bytes().map(escape).collect()
 }
 
 /// What machines boot over the network.
@@ -101,6 +152,8 @@ impl Default for PartitionConfig {
             id: "lab".to_owned(),
             dns_servers: Vec::new(),
             ntp_servers: Vec::new(),
+            erase: None,
+            erase_exclude: Vec::new(),
             bootconfig: BootConfig::default(),
         }
     }
@@ -145,7 +198,49 @@ fn check_config(config: &Config) -> Result<()> {
     ensure!(!config.partition.id.is_empty(), "partition.id: expected a name, found an empty text");
     check_dns_servers(&config.partition.dns_servers).map_err(|fault| anyhow::anyhow!("partition.{fault}"))?;
     check_ntp_servers(&config.partition.ntp_servers).map_err(|fault| anyhow::anyhow!("partition.{fault}"))?;
+    check_erase(&config.partition)?;
     check_dhcp(config)
+}
+
+fn check_erase(partition: &PartitionConfig) -> Result<()> {
+    check_disk_names(&partition.erase_exclude).map_err(|fault| anyhow::anyhow!("partition.{fault}"))?;
+    let words = || partition.bootconfig.commandline.split_whitespace();
+    // The last of two words counts, so one of them would be lost.
+    for (key, word, is_set) in [
+        ("erase", ERASE_KEY, partition.erase.is_some()),
+        ("erase_exclude", EXCLUDE_KEY, !partition.erase_exclude.is_empty()),
+    ] {
+        ensure!(
+            !is_set || !words().any(|found| found.starts_with(word)),
+            "partition.{key}: expected in one place, found {word} in partition.bootconfig.commandline, too"
+        );
+    }
+    for level in words().filter_map(|word| word.strip_prefix(ERASE_KEY)) {
+        ensure!(
+            ["quick", "clear", "purge"].contains(&level),
+            "partition.bootconfig.commandline: {ERASE_KEY} expected quick, clear or purge, found {level:?}"
+        );
+    }
+    let length = partition.commandline().len();
+    ensure!(
+        length <= MAX_COMMANDLINE,
+        "partition: expected at most {MAX_COMMANDLINE} bytes for the kernel's command line, with what erase and \
+         erase_exclude add to it, found {length}"
+    );
+    Ok(())
+}
+
+/// Names of single disks: `/dev/…`, `by-id:…`, `by-path:…`, `serial:…`, `wwn:…`. Says which entry is wrong.
+pub fn check_disk_names(names: &[String]) -> Result<(), String> {
+    for (index, name) in names.iter().enumerate() {
+        let value = ["/dev/", "by-id:", "by-path:", "serial:", "wwn:"].iter().find_map(|form| name.strip_prefix(form));
+        if value.is_none_or(|value| value.trim().is_empty()) {
+            return Err(format!(
+                "erase_exclude[{index}]: expected /dev/…, by-id:…, by-path:…, serial:… or wwn:…, found {name:?}"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn check_dhcp(config: &Config) -> Result<()> {
@@ -276,6 +371,18 @@ ntp: {enabled: true}
                 "partition.dns_servers: expected at most 3, found 4",
             ),
             ("partition: {ntp_servers: [{address: '-x'}]}", "partition.ntp_servers[0].address: expected"),
+            ("partition: {erase: fast}", "partition.erase: unknown variant `fast`, expected one of `quick`, `clear`"),
+            ("partition: {erase_exclude: [/dev/sda, sdb]}", "partition.erase_exclude[1]: expected /dev/…"),
+            ("partition: {erase_exclude: ['serial: ']}", "partition.erase_exclude[0]: expected /dev/…"),
+            ("partition: {erase_exclude: [smallest nvme]}", "partition.erase_exclude[0]: expected /dev/…"),
+            (
+                "partition: {erase: quick, bootconfig: {commandline: a=1 drophammer.erase=purge}}",
+                "partition.erase: expected in one place",
+            ),
+            (
+                "partition: {bootconfig: {commandline: drophammer.erase=fast}}",
+                "partition.bootconfig.commandline: drophammer.erase= expected quick, clear or purge, found \"fast\"",
+            ),
             ("listen: 0.0.0.0", "listen: expected the address of one interface"),
             ("{listen: 10.0.0.1, dhcp: {mode: server}}", "interface: expected"),
             ("{listen: 10.0.0.1, interface: br0, dhcp: {mode: server}}", "dhcp.range is missing"),
@@ -295,6 +402,20 @@ ntp: {enabled: true}
         assert_eq!(parse_config("http_port: 1").unwrap().sizes.matching(), Matching::WithMarketingNames);
         assert_eq!(parse_config("sizes: {strict: true}").unwrap().sizes.matching(), Matching::Strict);
         assert!(parse_config("sizes: {strickt: true}").is_err());
+    }
+
+    #[test]
+    fn how_to_erase_reaches_the_command_line() {
+        let commandline = |text: &str| parse_config(&format!("partition: {{{text}}}")).unwrap().partition.commandline();
+        assert_eq!(commandline("id: lab"), "");
+        assert_eq!(commandline("bootconfig: {commandline: a=1}, erase: purge"), "a=1 drophammer.erase=purge");
+        assert_eq!(
+            commandline("erase_exclude: ['serial:A B,1%', /dev/sda, 'by-id:nvme-X_1']"),
+            "drophammer.erase_exclude=serial:A%20B%2C1%25,/dev/sda,by-id:nvme-X_1"
+        );
+        let many: Vec<String> = (0..200).map(|n| format!("serial:{n:08}")).collect();
+        let error = parse_config(&format!("partition: {{erase_exclude: [{}]}}", many.join(", "))).unwrap_err();
+        assert!(error.to_string().contains("expected at most 1600 bytes"), "{error}");
     }
 
     #[test]

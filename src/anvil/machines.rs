@@ -7,6 +7,7 @@ use time::format_description::well_known::Rfc3339;
 use super::config::PartitionConfig;
 use super::fsm::{self, Container, StoredEvent};
 use super::progress;
+use super::records;
 use super::refusal::Refusal;
 use super::sizes::{self, Matching, Size, Verdict};
 use super::state::{Anvil, Endpoints};
@@ -125,7 +126,7 @@ impl Partition {
             bootconfig: PartitionBoot {
                 kernelurl: url(&config.bootconfig.kernel, "kernel"),
                 imageurl: url(&config.bootconfig.initrd, "initrd"),
-                commandline: config.bootconfig.commandline.clone(),
+                commandline: config.commandline(),
             },
             dns_servers: config.dns_servers.clone(),
             ntp_servers: config.ntp_servers.clone(),
@@ -183,9 +184,18 @@ pub async fn receive_event(anvil: &Anvil, id: &str, event: ProvisioningEvent, me
     if let Some(note) = &note {
         anvil.live.note(id, note);
     }
-    let incoming = StoredEvent { time: OffsetDateTime::now_utc(), event, message: message.to_owned() };
+    let now = OffsetDateTime::now_utc();
+    let record = match &note {
+        Some(Note::Record(record)) => Some((record.kind, records::judge(&anvil.pki.ca_cert, id, record.clone(), now))),
+        Some(Note::Phase(_) | Note::Progress(_)) | None => None,
+    };
+    let incoming = StoredEvent { time: now, event, message: message.to_owned() };
     let machine = id.to_owned();
-    anvil.store.run(move |tx| record_event(tx, &machine, incoming, note)).await
+    let kept = move |tx: &Tx<'_>| {
+        record_event(tx, &machine, incoming, note)?;
+        record.map_or(Ok(()), |(kind, record)| records::keep(tx, &machine, kind, &record))
+    };
+    anvil.store.run(kept).await
 }
 
 /// Applies an event to the machine's container, list and phases.

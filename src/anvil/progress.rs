@@ -35,6 +35,7 @@ impl LiveProgress {
                 PhaseState::Running => {}
                 PhaseState::Done | PhaseState::Warned | PhaseState::Failed => self.clear(machine),
             },
+            Note::Record(_) => {}
         }
     }
 }

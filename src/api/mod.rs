@@ -10,10 +10,14 @@
 //! - `metal_config`: what the boot server hands to the agent
 //! - `event`: names of the provisioning events
 //! - `progress`: what the agent tells beyond them, in the messages of `Alive` events
+//! - `jws`: signatures of what a machine says it did
+//! - `erasure`: erase records and plans as anvil shows them
 //! - `hmac`: authentication of REST calls
 
+pub mod erasure;
 pub mod event;
 pub mod hmac;
+pub mod jws;
 pub mod layout;
 pub mod mac;
 pub mod machine_id;

@@ -1,4 +1,4 @@
-//! What the agent tells about phases and long steps beyond metal-stack's events.
+//! What the agent tells about phases, long steps, erased disks and plans beyond metal-stack's events.
 //!
 //! It travels in the message of `Alive` events: metal-api stores neither the event nor its message, so a server that
 //! does not know this form is not disturbed. One line of `key=value` words after a marker:
@@ -6,9 +6,12 @@
 //! ```text
 //! phase name=erase state=done start_ms=3201 took_ms=412
 //! progress step=image done=104857600 total=330301440 rate=45000000 left_s=5
+//! record kind=erase jws=eyJhbGciOiJFUzI1NiIs….eyJtYWNoaW5lIjoi….Tm90IGEgc2lnbmF0dXJl
 //! ```
 
 use serde::{Deserialize, Serialize};
+
+use super::jws::Kind;
 
 /// How a phase stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,11 +68,30 @@ pub struct Progress {
     pub left_s: Option<u64>,
 }
 
+/// What is to be kept: an erase record, a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub kind: Kind,
+    /// The signed document, see [`super::jws`].
+    pub jws: String,
+}
+
+/// Longer ones are neither sent nor kept: servers take messages of 4 MiB, and a plan of 60 disks has a tenth of it.
+pub const RECORD_LIMIT: usize = 1 << 20;
+
+fn kind_word(kind: Kind) -> &'static str {
+    match kind {
+        Kind::EraseRecord => "erase",
+        Kind::Plan => "plan",
+    }
+}
+
 /// One message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
     Phase(Phase),
     Progress(Progress),
+    Record(Record),
 }
 
 impl std::fmt::Display for Note {
@@ -94,6 +116,7 @@ impl std::fmt::Display for Note {
                     None => Ok(()),
                 }
             }
+            Self::Record(record) => write!(f, "record kind={} jws={}", kind_word(record.kind), record.jws),
         }
     }
 }
@@ -120,6 +143,12 @@ impl Note {
                 rate: number("rate")?,
                 left_s: number("left_s"),
             })),
+            "record" => Some(Self::Record(Record {
+                kind: [Kind::EraseRecord, Kind::Plan]
+                    .into_iter()
+                    .find(|kind| text("kind") == Some(kind_word(*kind)))?,
+                jws: text("jws").filter(|jws| jws.len() <= RECORD_LIMIT)?.to_owned(),
+            })),
             _ => None,
         }
     }
@@ -135,6 +164,8 @@ mod tests {
             Note::Phase(Phase { name: "hand-over".into(), state: PhaseState::Done, start_ms: 5, took_ms: 7 }),
             Note::Progress(Progress { step: "image".into(), done: 1, total: Some(2), rate: 3, left_s: Some(4) }),
             Note::Progress(Progress { step: "image".into(), done: 1, total: None, rate: 3, left_s: None }),
+            Note::Record(Record { kind: Kind::EraseRecord, jws: "eyJ9.a-_b.c".into() }),
+            Note::Record(Record { kind: Kind::Plan, jws: "eyJ9.a.".into() }),
         ];
         for note in notes {
             assert_eq!(Note::parse(&note.to_string()), Some(note));
@@ -143,10 +174,18 @@ mod tests {
 
     #[test]
     fn other_messages_are_no_notes() {
-        for message in
-            ["", "still alive", "phase", "phase name=x state=odd start_ms=1 took_ms=1", "progress step=a done=-1"]
-        {
-            assert_eq!(Note::parse(message), None, "{message}");
+        let long = format!("record kind=erase jws={}", "a".repeat(RECORD_LIMIT + 1));
+        for message in [
+            "",
+            "still alive",
+            "phase",
+            "phase name=x state=odd start_ms=1 took_ms=1",
+            "progress step=a done=-1",
+            "record kind=odd jws=a.b.c",
+            "record kind=erase",
+            long.as_str(),
+        ] {
+            assert_eq!(Note::parse(message), None, "{}", message.len());
         }
     }
 }

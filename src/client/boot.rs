@@ -69,7 +69,7 @@ pub struct CallFailed(Status);
 impl CallFailed {
     /// The API was not reached or was too slow; the same call may work later. Its refusals come as `Unknown`.
     pub fn is_transient(&self) -> bool {
-        matches!(self.0.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
+        is_transient(&self.0)
     }
 }
 
@@ -129,6 +129,10 @@ impl BootService {
         }
         Ok(())
     }
+}
+
+pub(super) fn is_transient(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
 }
 
 fn with_deadline<T>(message: T) -> tonic::Request<T> {

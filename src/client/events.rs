@@ -1,7 +1,8 @@
 //! Provisioning events, sent in order by a task of their own.
 //!
 //! Events that make the server's state are sent until the server took them, since a lost one puts all that follow out
-//! of order. `Alive` events, and the notes that travel in them, are dropped when the server is away.
+//! of order. `Alive` events, and the notes that travel in them, are dropped when the server is away; but records, which
+//! travel in them too, are sent until they arrive.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,19 +11,21 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tonic::transport::Channel;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
-use super::boot::describe;
+use super::boot::{describe, is_transient};
 use crate::api::event::ProvisioningEvent;
 use crate::api::grpc::event_service_client::EventServiceClient;
 use crate::api::grpc::{EventServiceSendRequest, MachineProvisioningEvent};
-use crate::api::progress::Note;
+use crate::api::progress::{Note, RECORD_LIMIT, Record};
 use crate::net::Backoff;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 const ALIVE_EVERY: Duration = Duration::from_secs(60);
 /// Notes waiting for a server. The oldest is dropped beyond.
 const NOTE_LIMIT: usize = 64;
+/// Tries for a record that the server answers with an error: about two minutes. Those that follow wait for it meanwhile.
+const RECORD_REFUSALS: u32 = 10;
 
 /// Hands events to the sending task. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -51,17 +54,35 @@ struct Pending {
     at: Instant,
     event: ProvisioningEvent,
     message: String,
+    care: Care,
+}
+
+/// What happens to an event that the server did not take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Care {
+    /// A newer one will say the same.
+    Drop,
+    /// Sent again until the server took it.
+    Keep,
+    /// As `Keep`; given up, loudly, only when the server refuses it again and again.
+    Record,
+}
+
+impl Care {
+    fn of(event: ProvisioningEvent) -> Self {
+        if event == ProvisioningEvent::Alive { Self::Drop } else { Self::Keep }
+    }
 }
 
 impl Events {
     /// Queues one event.
     pub fn send(&self, event: ProvisioningEvent, message: impl Into<String>) {
-        let pending = Pending { at: Instant::now(), event, message: message.into() };
+        let pending = Pending { at: Instant::now(), event, message: message.into(), care: Care::of(event) };
         let mut queue = self.lock();
-        if event == ProvisioningEvent::Alive {
-            let notes = queue.waiting.iter().filter(|p| p.event == ProvisioningEvent::Alive).count();
+        if pending.care == Care::Drop {
+            let notes = queue.waiting.iter().filter(|p| p.care == Care::Drop).count();
             if notes >= NOTE_LIMIT
-                && let Some(oldest) = queue.waiting.iter().position(|p| p.event == ProvisioningEvent::Alive)
+                && let Some(oldest) = queue.waiting.iter().position(|p| p.care == Care::Drop)
             {
                 queue.waiting.remove(oldest);
             }
@@ -73,7 +94,7 @@ impl Events {
 
     /// Queues `event` before all that wait already: `Preparing` has to be the first that the server sees.
     pub fn send_first(&self, event: ProvisioningEvent, message: impl Into<String>) {
-        let pending = Pending { at: Instant::now(), event, message: message.into() };
+        let pending = Pending { at: Instant::now(), event, message: message.into(), care: Care::of(event) };
         self.lock().waiting.push_front(pending);
         self.shared.changed.notify_waiters();
     }
@@ -81,6 +102,17 @@ impl Events {
     /// Queues what goes beyond metal-stack's events.
     pub fn note(&self, note: &Note) {
         self.send(ProvisioningEvent::Alive, note.to_string());
+    }
+
+    /// Queues what the server is to keep. It is sent until it arrives.
+    pub fn record(&self, record: Record) {
+        if record.jws.len() > RECORD_LIMIT {
+            return error!(bytes = record.jws.len(), "a {:?} is too long for the control plane", record.kind);
+        }
+        let message = Note::Record(record).to_string();
+        let pending = Pending { at: Instant::now(), event: ProvisioningEvent::Alive, message, care: Care::Record };
+        self.lock().waiting.push_back(pending);
+        self.shared.changed.notify_waiters();
     }
 
     /// From now on events go over `channel`, also those that an older channel could not deliver.
@@ -142,17 +174,24 @@ impl Events {
 
     async fn deliver(&self, pending: Pending) {
         let mut backoff = Backoff::for_server();
+        let mut refusals = 0;
         loop {
             // Asked for at each try: the channel is replaced when the configuration is.
             let Some((channel, machine_id)) = self.lock().target.clone() else { return };
             match send_once(channel, &machine_id, &pending).await {
                 Ok(()) => return debug!(event = %pending.event, "event sent"),
-                Err(reason) if pending.event == ProvisioningEvent::Alive => {
-                    return debug!(error = reason, "dropped an {} event", pending.event);
+                Err(failure) if pending.care == Care::Drop => {
+                    return debug!(error = failure.reason, "dropped an {} event", pending.event);
                 }
-                Err(reason) => {
+                Err(failure) => {
+                    refusals += u32::from(!failure.is_transient);
+                    if pending.care == Care::Record && refusals == RECORD_REFUSALS {
+                        let (error, record) = (failure.reason, pending.message);
+                        return error!(error, record, "the control plane does not take a record, it is only here");
+                    }
                     let delay = backoff.next_delay();
-                    warn!(error = reason, "sending event {} failed; again in {} s", pending.event, delay.as_secs());
+                    let what = if pending.care == Care::Record { "a record" } else { pending.event.as_str() };
+                    warn!(error = failure.reason, "sending event {what} failed; again in {} s", delay.as_secs());
                     tokio::time::sleep(delay).await;
                 }
             }
@@ -165,7 +204,14 @@ impl Events {
     }
 }
 
-async fn send_once(channel: Channel, machine_id: &str, pending: &Pending) -> Result<(), String> {
+/// Why the server did not take an event.
+struct Failure {
+    reason: String,
+    /// It was not reached; else it answered with an error.
+    is_transient: bool,
+}
+
+async fn send_once(channel: Channel, machine_id: &str, pending: &Pending) -> Result<(), Failure> {
     let mut client = EventServiceClient::new(channel);
     let event = MachineProvisioningEvent {
         time: Some((SystemTime::now() - pending.at.elapsed()).into()),
@@ -177,8 +223,8 @@ async fn send_once(channel: Channel, machine_id: &str, pending: &Pending) -> Res
     request.set_timeout(DEADLINE);
     // tonic's time-out is the server's to keep; ours holds when nothing answers.
     match tokio::time::timeout(DEADLINE, client.send(request)).await {
-        Err(_) => Err(format!("no answer within {} s", DEADLINE.as_secs())),
-        Ok(Err(status)) => Err(describe(&status)),
+        Err(_) => Err(Failure { reason: format!("no answer within {} s", DEADLINE.as_secs()), is_transient: true }),
+        Ok(Err(status)) => Err(Failure { reason: describe(&status), is_transient: is_transient(&status) }),
         // The server knows the machine but not the event: sending it again changes nothing.
         Ok(Ok(answer)) => {
             if !answer.get_ref().failed.is_empty() {
@@ -200,6 +246,7 @@ impl Events {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::jws::Kind;
 
     #[test]
     fn notes_never_push_out_an_event_of_the_state() {
@@ -213,6 +260,19 @@ mod tests {
         assert_eq!(queued.len(), NOTE_LIMIT + 2);
         assert_eq!(queued[0].0, ProvisioningEvent::Preparing);
         assert_eq!(queued[1].0, ProvisioningEvent::Registering);
+    }
+
+    #[test]
+    fn notes_never_push_out_a_record() {
+        let events = Events::default();
+        let record = Record { kind: Kind::EraseRecord, jws: "a.b.c".into() };
+        events.record(record.clone());
+        for _ in 0..(2 * NOTE_LIMIT) {
+            events.send(ProvisioningEvent::Alive, "phase");
+        }
+        let queued = events.queued();
+        assert_eq!(queued.len(), NOTE_LIMIT + 1);
+        assert_eq!(Note::parse(&queued[0].1), Some(Note::Record(record)));
     }
 
     #[tokio::test(start_paused = true)]

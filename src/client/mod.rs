@@ -3,9 +3,11 @@
 //! - `boot`: gRPC BootService over mTLS
 //! - `events`: provisioning events, sent in order from a queue
 //! - `rest`: the machine and its allocation, with HMAC
+//! - `signature`: signs what is to be kept: erase records, plans
 //! - `metal_config`: the configuration that names all of them
 
 pub mod boot;
 pub mod events;
 pub mod metal_config;
 pub mod rest;
+pub mod signature;

@@ -67,10 +67,36 @@ impl Cmdline {
         self.get("drophammer.erase")
     }
 
+    /// The names of `drophammer.erase_exclude=`: disks that are never erased. Parted by commas; a blank or comma of a
+    /// name is written as in URLs, `%20` and `%2C`.
+    pub fn erase_exclude(&self) -> Vec<String> {
+        self.list("drophammer.erase_exclude").into_iter().map(unescape).collect()
+    }
+
     /// The last `console=`, as it stands, e.g. `ttyS0,115200n8`.
     pub fn console(&self) -> Option<&str> {
         self.get("console")
     }
+}
+
+/// `%20` is a blank; a `%` that no two hexadecimal digits follow is itself.
+fn unescape(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        let digits = after.get(..2).filter(|_| *first == b'%').and_then(|digits| hex::decode(digits).ok());
+        match digits.as_deref() {
+            Some([byte]) => {
+                bytes.push(*byte);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            _ => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[cfg(test)]
@@ -99,5 +125,12 @@ mod tests {
         let line = Cmdline::parse("drophammer.ntp=10.0.0.1,,ntp.lab empty=");
         assert_eq!(line.list("drophammer.ntp"), ["10.0.0.1", "ntp.lab"]);
         assert!(line.list("empty").is_empty() && line.list("absent").is_empty());
+    }
+
+    #[test]
+    fn names_of_disks_may_have_blanks_and_commas() {
+        let line = Cmdline::parse("drophammer.erase_exclude=serial:A%20B%2c1,/dev/sda,serial:50%,by-id:100%25");
+        assert_eq!(line.erase_exclude(), ["serial:A B,1", "/dev/sda", "serial:50%", "by-id:100%"]);
+        assert!(Cmdline::parse("a=1").erase_exclude().is_empty());
     }
 }

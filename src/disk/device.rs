@@ -16,7 +16,7 @@ use super::probe::{HEAD_BYTES, Signature, parse_signature};
 use super::table::{Table, read_table};
 pub use super::uses::DiskUse;
 use super::uses::{Mount, read_mounts, read_uses};
-use crate::inventory::disk::{self, Disk, read_block_device, read_block_devices};
+use crate::inventory::disk::{self, Disk, is_hidden, read_block_device};
 use crate::sys::roots::Roots;
 use crate::sys::units::Bytes;
 
@@ -126,15 +126,45 @@ pub struct Content {
 
 /// All disks, by name. One that can't be read is left out with a warning.
 pub fn read_disks(roots: &Roots) -> Result<Vec<DiskFacts>> {
-    let block = roots.sys.join("block");
-    // To the inventory it is a warning; here it would read as "no disks", and nothing would be erased.
-    fs::read_dir(&block).with_context(|| format!("listing {}", block.display()))?;
     let mounts = read_mounts(roots)?;
-    let reading = read_block_devices(roots);
-    for warning in reading.warnings {
-        tracing::warn!("{warning}");
+    let mut disks = Vec::new();
+    for name in disk_names(roots)? {
+        match read_disk(roots, &name, &mounts) {
+            Ok(disk) => disks.extend(disk),
+            Err(error) => tracing::warn!(disk = %name, error = format!("{error:#}"), "disk can't be read"),
+        }
     }
-    Ok(reading.found.disks.iter().map(|disk| facts_of(roots, disk, &mounts)).collect())
+    Ok(disks)
+}
+
+/// The kernel's names of all disks, sorted.
+pub(super) fn disk_names(roots: &Roots) -> Result<Vec<String>> {
+    let block = roots.sys.join("block");
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&block).with_context(|| format!("listing {}", block.display()))? {
+        let entry = entry.with_context(|| format!("listing {}", block.display()))?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// One of [`disk_names`]; `None` for what is no disk of its own.
+pub(super) fn read_disk_named(roots: &Roots, name: &str) -> Result<Option<DiskFacts>> {
+    read_disk(roots, name, &read_mounts(roots)?)
+}
+
+fn read_disk(roots: &Roots, name: &str, mounts: &[Mount]) -> Result<Option<DiskFacts>> {
+    match read_block_device(roots, name) {
+        Some(disk) => Ok(Some(facts_of(roots, &disk, mounts))),
+        None if is_hidden(roots, name) => Ok(None),
+        None => bail!("/sys/block/{name}/size can't be read"),
+    }
+}
+
+/// From sysfs alone, which answers also when the disk does not. What it can't tell may be a disk of the machine.
+pub(super) fn read_kind(roots: &Roots, name: &str) -> DiskKind {
+    read_block_device(roots, name).map_or(DiskKind::Fixed, |disk| DiskKind::of(&disk))
 }
 
 /// The disk behind a device path such as `/dev/sda`.

@@ -2,8 +2,8 @@
 //!
 //! In the order of an installation:
 //!
-//! 1. [`device`] reads what each disk is and holds now ([`probe`], [`table`]) and who uses it (`uses`), [`erase`] empties them and [`verify`]
-//!    reads back.
+//! 1. [`device`] reads what each disk is and holds now ([`probe`], [`table`]) and who uses it (`uses`), of all of them in
+//!    the time that [`answers`] gives each; [`erase`] empties them and [`verify`] reads back.
 //! 2. [`planner`] decides, without touching anything, what becomes of which disk: a [`plan`], or every [`fault`].
 //! 3. [`apply`] looks at the disks once more, then writes partitions ([`partition`]), arrays ([`raid`]), volume groups
 //!    ([`lvm`]) and file systems ([`filesystem`]).
@@ -12,6 +12,7 @@
 //!
 //! [`command`] is the same at the console.
 
+pub mod answers;
 pub mod apply;
 pub mod block;
 pub mod command;

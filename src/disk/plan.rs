@@ -8,6 +8,9 @@ use crate::api::layout::values::{Format, GptType, RaidLevel, VolumeKind};
 pub use crate::sys::firmware::Firmware;
 use crate::sys::units::Bytes;
 
+/// Target of the log line that carries a plan as JSON in its field `plan`.
+pub const LOG_TARGET: &str = "drophammer::plan";
+
 /// Whether disks with `wipeonreinstall: false` are to survive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]

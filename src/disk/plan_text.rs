@@ -40,7 +40,35 @@ impl fmt::Display for Plan {
     }
 }
 
+/// For the list of events, which must not drown in it: bytes.
+const SENTENCE_LIMIT: usize = 4096;
+
 impl Plan {
+    /// What is about to be done to which disk, in one line.
+    pub fn sentence(&self) -> String {
+        let mut text = format!("layout {:?}", self.layout);
+        for (index, plan) in self.disks.iter().enumerate() {
+            let DiskPlan { disk, action, loses, .. } = plan;
+            let serial = disk.serial.as_deref().unwrap_or("none");
+            let fate = match action {
+                DiskAction::Partition => "new partition table",
+                DiskAction::Blank => "blanked",
+                DiskAction::Keep => "kept",
+            };
+            let lost = if action.is_made() && !loses.is_empty() {
+                format!(", losing {}", loses.join(" and "))
+            } else {
+                String::new()
+            };
+            let disk = format!("; {} ({}, serial {serial}): {fate}{lost}", disk.device, disk.size);
+            if text.len() + disk.len() > SENTENCE_LIMIT {
+                return text + &format!("; and {} more disks", self.disks.len() - index);
+            }
+            text.push_str(&disk);
+        }
+        text
+    }
+
     fn write_disk(&self, f: &mut fmt::Formatter<'_>, plan: &DiskPlan) -> fmt::Result {
         let disk = &plan.disk;
         let serial = disk.serial.as_deref().unwrap_or("none");

@@ -82,6 +82,39 @@ fn select(selector: &str, disks: &[DiskFacts]) -> Result<String, Fault> {
     }
 }
 
+/// The disks that a name means which stands for one disk: `/dev/…` (the disk, a partition of it, a link to it),
+/// `by-id:…`, `by-path:…`, `serial:…`, `wwn:…`. Several where disks share a serial number, as namespaces do.
+///
+/// # Errors
+///
+/// Why the name is none of these.
+pub fn named<'a>(name: &str, disks: &'a [DiskFacts]) -> Result<Vec<&'a DiskFacts>, String> {
+    if name.starts_with("/dev/") && name.len() > "/dev/".len() {
+        return Ok(disks.iter().filter(|disk| has_path(disk, name)).collect());
+    }
+    if !name.contains(':') {
+        return Err("it is none of /dev/…, by-id:…, by-path:…, serial:…, wwn:…".to_owned());
+    }
+    let rule = Rule::parse(without_partition(name))?;
+    Ok(disks.iter().filter(|disk| rule.fits(disk)).collect())
+}
+
+fn has_path(disk: &DiskFacts, path: &str) -> bool {
+    let node = path.trim_start_matches("/dev/");
+    disk.device == path
+        || disk.partitions.iter().any(|partition| partition.name.replace('!', "/") == node)
+        || disk.links.iter().any(|link| link == without_partition(path))
+}
+
+/// udev's links to partitions are those of the disk and `-part1`.
+fn without_partition(name: &str) -> &str {
+    let is_link = name.starts_with("by-") || name.starts_with("/dev/disk/");
+    match name.rsplit_once("-part") {
+        Some((disk, number)) if is_link && number.parse::<u32>().is_ok() => disk,
+        _ => name,
+    }
+}
+
 /// What a person needs to write a better selector.
 fn described(disk: &DiskFacts) -> String {
     let serial = disk.serial.as_ref().map(|serial| format!(", serial {serial}")).unwrap_or_default();

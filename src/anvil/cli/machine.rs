@@ -9,6 +9,7 @@ use super::connection::Connection;
 use super::{Format, print_json, table};
 use crate::anvil::client::Client;
 use crate::anvil::sizes::{UNKNOWN, Verdict};
+use crate::api::erasure::{Erasure, SentPlan};
 use crate::api::progress::{PhaseState, Progress};
 use crate::api::rest::{self, AllocateRequest, DnsServer, EventLog, NtpServer};
 use crate::sys::units::Bytes;
@@ -36,6 +37,15 @@ pub(super) enum Machine {
         #[arg(long, default_value_t = 100)]
         limit: u32,
     },
+    /// What became of its disks when they were erased, newest first
+    Erasures {
+        id: String,
+        /// Write the signed records to this directory, one a file, and print their names
+        #[arg(long, value_name = "DIR")]
+        download: Option<PathBuf>,
+    },
+    /// What its newest installation was about to do to which disk
+    Plan { id: String },
 }
 
 #[derive(Args)]
@@ -99,6 +109,17 @@ pub(super) async fn run(command: Machine, connection: &Connection, format: Forma
                 Format::Json => print_json(&events),
                 Format::Table => print_events(&events),
             }
+        }
+        Machine::Erasures { id, download } => {
+            let erasures: Vec<Erasure> = client.get(&machine_path(&id, "/erasure")).await?;
+            match download {
+                Some(dir) => super::erasures::download(&erasures, &dir, format),
+                None => super::erasures::print(&erasures, format),
+            }
+        }
+        Machine::Plan { id } => {
+            let plan: SentPlan = client.get(&machine_path(&id, "/plan")).await?;
+            super::erasures::print_plan(&plan, format)
         }
     }
 }

@@ -9,10 +9,12 @@ use super::auth::Caller;
 use super::{Answer, Body};
 use crate::anvil::allocation;
 use crate::anvil::machines;
+use crate::anvil::records::Stored;
 use crate::anvil::refusal::Refusal;
 use crate::anvil::sizes::Verdict;
 use crate::anvil::state::Anvil;
 use crate::anvil::store::MAX_EVENTS;
+use crate::api::erasure::{Erasure, SentPlan};
 use crate::api::null_as_default;
 use crate::api::rest::{AllocateRequest, EventLog, Machine};
 
@@ -116,6 +118,30 @@ pub(super) async fn events(
         })
         .await?;
     Ok(Json(events))
+}
+
+/// anvil's own: the erase records of the machine, newest first.
+pub(super) async fn erasures(State(anvil): State<Anvil>, Path(id): Path<String>) -> Answer<Vec<Erasure>> {
+    let stored = anvil
+        .store
+        .run(move |tx| {
+            tx.expect_machine(&id)?;
+            tx.erasures(&id)
+        })
+        .await?;
+    Ok(Json(stored.iter().map(Stored::to_erasure).collect()))
+}
+
+/// anvil's own: what the newest installation was about to do to which disk.
+pub(super) async fn plan(State(anvil): State<Anvil>, Path(id): Path<String>) -> Answer<SentPlan> {
+    let stored = anvil
+        .store
+        .run(move |tx| {
+            tx.expect_machine(&id)?;
+            tx.plan(&id)?.ok_or_else(|| Refusal::NotFound(format!("machine {id:?} has sent no plan")))
+        })
+        .await?;
+    Ok(Json(stored.to_plan()))
 }
 
 pub(super) async fn allocate(

@@ -40,6 +40,8 @@ pub fn router(anvil: Anvil) -> Router {
             ("/v1/machine/find", post(machines::find)),
             ("/v1/machine/{id}", get(machines::show)),
             ("/v1/machine/{id}/event", get(machines::events)),
+            ("/v1/machine/{id}/erasure", get(machines::erasures)),
+            ("/v1/machine/{id}/plan", get(machines::plan)),
             ("/v1/machine/{id}/size-match", get(machines::size_match)),
             ("/v1/image", get(images::list)),
             ("/v1/image/{id}", get(images::show)),

@@ -6,10 +6,12 @@
 //! - [`entities`]: images, sizes, layouts, partitions, as documents by kind and id
 //! - [`machines`]: machine records, with the columns that are searched
 //! - [`events`]: event containers, event lists, phases
+//! - [`records`]: erase records, plans
 
 mod entities;
 mod events;
 mod machines;
+mod records;
 mod schema;
 
 use std::fs;

@@ -3,7 +3,8 @@
 use anyhow::{Context, Result, bail};
 use rusqlite::Connection;
 
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE entities (
         kind TEXT NOT NULL,
         id TEXT NOT NULL,
@@ -45,7 +46,27 @@ const MIGRATIONS: &[&str] = &["
         machine_id TEXT PRIMARY KEY REFERENCES machines (id) ON DELETE CASCADE,
         document TEXT NOT NULL
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    "
+    -- Without a reference to machines: erase records stay, whatever becomes of the machine.
+    CREATE TABLE erasures (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        machine_id TEXT NOT NULL,
+        digest TEXT NOT NULL,
+        received TEXT NOT NULL,
+        fault TEXT,
+        jws TEXT NOT NULL,
+        UNIQUE (machine_id, digest)
+    ) STRICT;
+
+    CREATE TABLE plans (
+        machine_id TEXT PRIMARY KEY REFERENCES machines (id) ON DELETE CASCADE,
+        received TEXT NOT NULL,
+        fault TEXT,
+        jws TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+",
+];
 
 /// Brings the schema to the newest version, each step in a transaction of its own.
 pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
@@ -64,4 +85,23 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
         tx.commit()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_of_the_first_schema_is_brought_up_to_date_and_keeps_what_is_in_it() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(MIGRATIONS[0]).unwrap();
+        connection.pragma_update(None, "user_version", 1).unwrap();
+        let entity = "INSERT INTO entities (kind, id, document) VALUES ('image', 'debian-12', '{}')";
+        connection.execute(entity, []).unwrap();
+        migrate(&mut connection).unwrap();
+        let count = |table: &str| -> i64 {
+            connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+        };
+        assert_eq!((count("entities"), count("erasures"), count("plans")), (1, 0, 0));
+    }
 }

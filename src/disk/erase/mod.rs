@@ -2,12 +2,14 @@
 //!
 //! - [`level`]: how thorough; [`method`]: what can be done to a disk; [`ladder`]: which of it this disk has, in order.
 //! - [`nvme`], [`ata`], [`scsi`], [`steps`], [`quick`]: the methods.
+//! - [`exclude`]: disks that the operator wants left alone.
 //! - [`release`]: arrays, mappings, swap and mounts go first.
 //! - [`one`] takes one disk down its ladder: when a method is refused, fails, or lies (the disk does not read as it
 //!   promised), the next is tried. [`run`] does so for all disks.
 //! - [`record`]: what became of it. A disk on which nothing works is a failure: the machine must not be offered.
 
 pub mod ata;
+pub mod exclude;
 pub mod ladder;
 pub mod level;
 pub mod method;
@@ -38,6 +40,8 @@ const DEFAULT_POLL: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct EraseOptions {
     pub level: Level,
+    /// Disks that [`erase_all`] leaves alone, by device path.
+    pub excluded: Vec<String>,
     /// Also FORMAT UNIT, for SCSI disks that have nothing better.
     pub format_unit: bool,
     /// For the random sample that is read back.
@@ -72,6 +76,7 @@ impl Default for EraseOptions {
         let seed = getrandom::u64().unwrap_or(0x5eed);
         Self {
             level: Level::default(),
+            excluded: Vec::new(),
             format_unit: false,
             seed,
             stall_limit: DEFAULT_STALL_LIMIT,

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use time::OffsetDateTime;
 
+use super::exclude;
 use super::level::Level;
 use super::method::Method;
 use crate::disk::device::DiskFacts;
@@ -97,6 +98,19 @@ impl EraseRecord {
         self
     }
 
+    /// Of a disk of the machine, erased or not: what is to be kept.
+    pub fn is_of_a_disk(&self) -> bool {
+        match self.result {
+            EraseResult::Erased(_) | EraseResult::Failed { .. } => true,
+            EraseResult::Skipped { .. } => false,
+        }
+    }
+
+    /// Left alone by the operator's word.
+    pub fn is_excluded(&self) -> bool {
+        matches!(&self.result, EraseResult::Skipped { reason } if reason == exclude::REASON)
+    }
+
     pub fn is_failure(&self) -> bool {
         match self.result {
             EraseResult::Failed { .. } => true,
@@ -122,12 +136,74 @@ impl std::fmt::Display for EraseRecord {
     }
 }
 
-/// One line of JSON for each record of a disk that is one of the machine's.
-pub fn log(records: &[EraseRecord]) {
-    for record in records.iter().filter(|record| !matches!(record.result, EraseResult::Skipped { .. })) {
-        match serde_json::to_string(record) {
-            Ok(record) => tracing::info!(target: LOG_TARGET, record = %record, "erase record"),
-            Err(error) => tracing::warn!(disk = %record.device, %error, "erase record can't be written"),
+/// For the list of events that an operator sees, which must not drown in them: bytes.
+const SENTENCES_LIMIT: usize = 4096;
+
+/// What became of the machine's disks, in one line; empty when it has none.
+pub fn sentences(records: &[EraseRecord]) -> String {
+    let mut text = String::new();
+    let mut told: Vec<&EraseRecord> =
+        records.iter().filter(|record| record.is_of_a_disk() || record.is_excluded()).collect();
+    // What is wrong first, in case there is no room for all.
+    told.sort_by_key(|record| !record.is_failure());
+    for (index, record) in told.iter().enumerate() {
+        let sentence = record.to_string();
+        if text.len() + sentence.len() > SENTENCES_LIMIT {
+            text.push_str(&format!("; and {} more disks", told.len() - index));
+            break;
         }
+        if index > 0 {
+            text.push_str("; ");
+        }
+        text.push_str(&sentence);
+    }
+    text
+}
+
+/// One line of JSON for each record of a disk that is one of the machine's. Returns the records with their JSON.
+pub fn log(records: &[EraseRecord]) -> Vec<(&EraseRecord, String)> {
+    let of_disks = records.iter().filter(|record| record.is_of_a_disk());
+    let logged = of_disks.filter_map(|record| {
+        let json = serde_json::to_string(record)
+            .inspect_err(|error| tracing::error!(disk = %record.device, %error, "erase record can't be written"))
+            .ok()?;
+        tracing::info!(target: LOG_TARGET, record = json, "erase record");
+        Some((record, json))
+    });
+    logged.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::facts;
+    use super::*;
+    use crate::disk::device::DiskKind;
+
+    fn record(name: &str, result: EraseResult) -> EraseRecord {
+        EraseRecord::begin(&facts(name, DiskKind::Fixed), Level::Clear).end(result)
+    }
+
+    #[test]
+    fn sentences_tell_of_the_machines_disks_what_is_wrong_first() {
+        let skipped = |reason: &str| EraseResult::Skipped { reason: reason.to_owned() };
+        let records = [
+            record("sr0", skipped("optical drive")),
+            record("sda", skipped(exclude::REASON)),
+            record("sdb", EraseResult::Failed { reason: "write-protected".to_owned() }),
+        ];
+        assert_eq!(
+            sentences(&records),
+            "/dev/sdb (4.0 kB, serial none): NOT ERASED: write-protected; \
+             /dev/sda (4.0 kB, serial none): skipped: excluded by configuration"
+        );
+        assert_eq!(sentences(&records[..1]), "");
+    }
+
+    #[test]
+    fn a_hundred_disks_do_not_flood_the_list_of_events() {
+        let failed = || EraseResult::Failed { reason: "x".repeat(100) };
+        let records: Vec<EraseRecord> = (0..100).map(|n| record(&format!("sd{n}"), failed())).collect();
+        let text = sentences(&records);
+        assert!(text.len() < SENTENCES_LIMIT + 100 && text.ends_with(" more disks"), "{text}");
     }
 }

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use super::EraseOptions;
 use super::method::Method;
 use super::nvme::Siblings;
 use super::one::{Places, Prepared, erase_device, prepare};
 use super::quick::signature_ranges;
 use super::record::{EraseRecord, EraseResult};
 use super::watch::{Activity, Cancelled, Step, Watch};
+use super::{EraseOptions, exclude};
 use crate::disk::block::{BlockDevice, OpenDisk};
 use crate::disk::device::{DiskFacts, DiskKind};
 use crate::disk::partition::forget_partitions;
@@ -37,13 +37,15 @@ pub struct EraseProgress {
     pub verifying: bool,
 }
 
-/// Erases every fixed disk. One record per entry of `disks`, in its order. Blocks until the last disk is done.
+/// Erases every fixed disk that is not excluded. One record per entry of `disks`, in its order. Blocks until the last
+/// disk is done.
 pub fn erase_all(
     disks: &[DiskFacts],
     options: &EraseOptions,
     progress: &mut dyn FnMut(&EraseProgress),
 ) -> Vec<EraseRecord> {
-    erase_where(disks, options, progress, reason_to_skip)
+    let excluded = |disk: &DiskFacts| options.excluded.contains(&disk.device).then(|| exclude::REASON.to_owned());
+    erase_where(disks, options, progress, |disk| excluded(disk).or_else(|| reason_to_skip(disk)))
 }
 
 /// As [`erase_all`], for disks that a person named: of any kind. Those in use are still refused.

@@ -97,6 +97,16 @@ fn small_machine_by_bios_gets_a_boot_partition_in_the_gap() {
 }
 
 #[test]
+fn one_line_says_what_becomes_of_which_disk() {
+    let content = Some(Content { table: Table::Mbr, signature: None });
+    let disk = DiskFacts { content, ..facts("/dev/vda", 8 * GIB, 512) };
+    let plan = plan_counted(&vm(), &[disk], Firmware::Uefi, Mode::Install).unwrap();
+    let expected =
+        "layout \"vm\"; /dev/vda (8.5 GB, serial S-/dev/vda): new partition table, losing an MBR or boot sector";
+    assert_eq!(plan.sentence(), expected);
+}
+
+#[test]
 fn uefi_adds_nothing_and_a_layout_with_ef02_keeps_its_own() {
     let disk = facts("/dev/vda", 8 * GIB, 512);
     let plan = plan_counted(&vm(), std::slice::from_ref(&disk), Firmware::Uefi, Mode::Install).unwrap();

@@ -128,7 +128,7 @@ pub fn read(roots: &Roots) -> Reading<Storage> {
 }
 
 /// What `/sys` tells.
-pub fn read_block_devices(roots: &Roots) -> Reading<Storage> {
+fn read_block_devices(roots: &Roots) -> Reading<Storage> {
     let dir = roots.sys.join("block");
     let Some(names) = read_names(&dir) else {
         let warnings = vec!["disks: /sys/block cannot be read".to_owned()];
@@ -146,13 +146,17 @@ pub fn read_block_devices(roots: &Roots) -> Reading<Storage> {
                 disk.pci_address = disk.pci_address.or_else(|| controller?.pci_address.clone());
                 disks.push(disk);
             }
-            // One path of a multipath namespace: it has no device node.
-            None if read_flag(&dir.join(&name).join("hidden")) == Some(true) => {}
+            None if is_hidden(roots, &name) => {}
             None => warnings.push(format!("disks: /sys/block/{name}/size cannot be read, the disk is left out")),
         }
     }
     disks.sort_by(|a, b| name::compare_names(&a.name, &b.name));
     Reading { found: Storage { disks, nvme_controllers }, warnings }
+}
+
+/// One path of a multipath NVMe namespace: it has no device node, and the namespace is a disk beside it.
+pub fn is_hidden(roots: &Roots, kernel_name: &str) -> bool {
+    read_flag(&roots.sys.join("block").join(kernel_name).join("hidden")) == Some(true)
 }
 
 /// What `/sys` tells of one, by its entry in `/sys/block`; `None` where there is none.
