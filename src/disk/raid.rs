@@ -109,6 +109,33 @@ fn folder(roots: &Roots, device: &str) -> Option<PathBuf> {
     Some(roots.sys.join("block").join(node.file_name()?))
 }
 
+/// Fails when md has dropped a member of an array. md goes on with what is left, and nobody above it hears of that.
+pub fn check_whole(roots: &Roots, array: &ArrayPlan) -> Result<()> {
+    let Some(folder) = folder(roots, &array.device).filter(|_| is_running(roots, &array.device)) else { return Ok(()) };
+    let md = folder.join("md");
+    // RAID 0 has no such file: it fails as a whole.
+    let degraded = fs::read_to_string(md.join("degraded")).is_ok_and(|text| text.trim() != "0");
+    let mut faulty = faulty_members(&md);
+    faulty.sort();
+    ensure!(
+        !degraded && faulty.is_empty(),
+        "{} has lost {}",
+        array.device,
+        if faulty.is_empty() { "a member".to_owned() } else { faulty.join(", ") }
+    );
+    Ok(())
+}
+
+/// Documentation/admin-guide/md.rst: `dev-sda2/state` has `faulty` among its words.
+fn faulty_members(md: &Path) -> Vec<String> {
+    let is_faulty = |folder: &Path| {
+        fs::read_to_string(folder.join("state")).is_ok_and(|state| state.trim().split(',').any(|word| word == "faulty"))
+    };
+    let entries = fs::read_dir(md).into_iter().flatten().flatten().filter(|entry| is_faulty(&entry.path()));
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter_map(|name| Some(format!("/dev/{}", name.strip_prefix("dev-")?))).collect()
+}
+
 /// Stops an array that has these members, and leaves any other of that name alone. One that is not running is as wanted.
 pub fn stop_array(roots: &Roots, array: &ArrayPlan, members: &[PathBuf]) -> Result<()> {
     let Some(folder) = folder(roots, &array.device).filter(|_| is_running(roots, &array.device)) else { return Ok(()) };
@@ -166,6 +193,31 @@ mod tests {
             "--create /dev/md1 --force --run --homehost any --uuid 4d2f2d5e:00004000:80000000:000000ab --level 1 \
              --raid-devices 2 --assume-clean --spare-devices 1 --metadata 1.0 /dev/a /dev/b /dev/c"
         );
+    }
+
+    #[test]
+    fn a_member_that_md_has_dropped_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut array = array(0, &[]);
+        // A node of the test's own stands for the array's.
+        let node = dir.path().join("md1");
+        fs::write(&node, "").unwrap();
+        array.device = node.display().to_string();
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join("sys/block/md1/md").join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("array_state", "clean\n");
+        write("degraded", "0\n");
+        write("dev-sda2/state", "in_sync\n");
+        write("dev-sdb2/state", "in_sync\n");
+        let roots = Roots::under(dir.path());
+        check_whole(&roots, &array).unwrap();
+        write("degraded", "1\n");
+        write("dev-sdb2/state", "faulty,blocked\n");
+        let error = check_whole(&roots, &array).unwrap_err().to_string();
+        assert_eq!(error, format!("{} has lost /dev/sdb2", array.device));
     }
 
     #[test]

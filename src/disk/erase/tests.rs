@@ -120,7 +120,7 @@ fn a_disk_that_can_not_be_erased_is_an_error_with_all_reasons() {
     assert_eq!(told.methods(), ladder);
     let expected = "NVMe format (crypto erase): unsupported; NVMe format: unsupported; \
         zero-out: 9437696 bytes at offset 0: unsupported; \
-        overwriting with zeros: 9437696 bytes at offset 0: Input/output error (os error 5)";
+        overwriting with zeros: 1049088 bytes at offset 8388608: Input/output error (os error 5)";
     assert_eq!(told.reason(), expected);
 }
 
