@@ -209,10 +209,12 @@ fn a_disk_that_hangs_is_given_up_with_the_place_and_the_other_is_erased() {
 }
 
 fn small_root(disk: &Loop) -> FilesystemLayout {
-    layout(json!({"disks": [{"device": disk.device, "partitions": [{"number": 1, "size": 40}, {"number": 2, "size": 0}]}],
+    layout(
+        json!({"disks": [{"device": disk.device, "partitions": [{"number": 1, "size": 40}, {"number": 2, "size": 0}]}],
         "filesystems": [
             {"path": "/", "device": disk.part(1), "format": "ext4", "label": "root"},
-            {"path": "/data", "device": disk.part(2), "format": "ext4"}]}))
+            {"path": "/data", "device": disk.part(2), "format": "ext4"}]}),
+    )
 }
 
 #[test]
@@ -380,7 +382,8 @@ fn a_failure_anywhere_in_making_a_mirror_or_on_it_is_told_and_the_next_run_succe
     }
     let describe = |disks: &[&Loop]| {
         let array = free_array();
-        let table = |disk: &&Loop| json!({"device": disk.device, "partitions": [{"number": 1, "size": 0, "gpttype": "fd00"}]});
+        let table =
+            |disk: &&Loop| json!({"device": disk.device, "partitions": [{"number": 1, "size": 0, "gpttype": "fd00"}]});
         layout(json!({"disks": disks.iter().map(table).collect::<Vec<_>>(),
             "raid": [{"arrayname": array, "devices": [disks[0].part(1), disks[1].part(1)], "level": "1",
                       "createoptions": ["--metadata", "1.0"]}],
@@ -396,7 +399,8 @@ fn a_failure_anywhere_in_making_a_volume_group_or_on_it_is_told_and_the_next_run
     }
     let describe = |disks: &[&Loop]| {
         let group = free_group();
-        let table = |disk: &&Loop| json!({"device": disk.device, "partitions": [{"number": 1, "size": 0, "gpttype": "8e00"}]});
+        let table =
+            |disk: &&Loop| json!({"device": disk.device, "partitions": [{"number": 1, "size": 0, "gpttype": "8e00"}]});
         layout(json!({"disks": disks.iter().map(table).collect::<Vec<_>>(),
             "volumegroups": [{"name": group, "devices": [disks[0].part(1), disks[1].part(1)]}],
             "logicalvolumes": [{"name": "v", "volumegroup": group, "size": 0, "lvmtype": "linear"}],

@@ -321,11 +321,13 @@ fn any_row() -> impl Strategy<Value = Row> {
 }
 
 /// A root file system on a disk of its own, and rows over the others.
-fn layout_of(disks: &[Loop], rows: &[(u64, Row)]) -> FilesystemLayout {
+/// The rows' partitions have the numbers 1, 1 + `stride`, and so on.
+fn layout_of(disks: &[Loop], rows: &[(u64, Row)], stride: usize) -> FilesystemLayout {
     let (root, others) = disks.split_first().unwrap();
-    let numbered = || (1..).zip(rows);
-    let partitions: Vec<Value> =
-        numbered().map(|(number, (size, _)): (u32, _)| json!({"number": number, "size": size})).collect();
+    let numbered = || (1..).step_by(stride).zip(rows);
+    let partitions: Vec<Value> = numbered()
+        .map(|(number, (size, _)): (u32, _)| json!({"number": number, "size": size, "label": format!("öre {number}")}))
+        .collect();
     let mut tables: Vec<Value> =
         others.iter().map(|disk| json!({"device": disk.device, "partitions": partitions})).collect();
     tables.push(json!({"device": root.device}));
@@ -375,11 +377,12 @@ proptest! {
         count in 2_usize..4,
         sector_bytes in prop_oneof![Just(512_u32), Just(4096)],
         rows in proptest::collection::vec((48_u64..90, any_row()), 1..5),
+        stride in 1_usize..4,
     ) {
         if kernel_has(&["raid0", "raid1", "dm_mod"]) {
             let disks: Vec<Loop> = (0..=count).map(|_| Loop::new(512, sector_bytes)).collect();
             let loops: Vec<&Loop> = disks.iter().collect();
-            let made = made(&layout_of(&disks, &rows), &loops, Mode::Install);
+            let made = made(&layout_of(&disks, &rows, stride), &loops, Mode::Install);
             check_by_tools(&made.0);
             assert_released(&made.0);
             start_again(&made.0);

@@ -150,7 +150,9 @@ fn record_reinstallation(before: Vec<NamedTempFile>, names: &Names) -> Run {
 fn write_image(plan: &Plan) {
     let target = tempfile::tempdir().unwrap();
     let mounts = mount_all(plan, target.path()).unwrap();
-    for (file, kib) in [("kernel", 3000), ("boot/efi/loader", 300), ("var/log", 500), ("data/new", 40), ("kept/new", 40)] {
+    for (file, kib) in
+        [("kernel", 3000), ("boot/efi/loader", 300), ("var/log", 500), ("data/new", 40), ("kept/new", 40)]
+    {
         std::fs::write(target.path().join(file), vec![0x42; kib << 10]).unwrap();
     }
     mounts.unmount().unwrap();

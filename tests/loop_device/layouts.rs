@@ -1,6 +1,6 @@
 //! Layouts on loop devices: planned, made, judged by the distribution's own tools, and started again.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -116,7 +116,7 @@ pub fn start_again(plan: &Plan) {
     }
 }
 
-/// By sgdisk, blkid and lsblk.
+/// By sgdisk, sfdisk, blkid and lsblk.
 pub fn check_by_tools(plan: &Plan) {
     for disk in plan.disks.iter().filter(|disk| disk.guid.is_some()) {
         let verdict = output("sgdisk", &["-v", &disk.disk.device]);
@@ -128,33 +128,58 @@ pub fn check_by_tools(plan: &Plan) {
         assert_eq!(found.get("UUID").cloned(), filesystem.uuid.as_ref().map(ToString::to_string));
         assert_eq!(found.get("LABEL").cloned(), filesystem.label);
     }
+    let found = listed(plan);
+    for disk in plan.disks.iter().filter(|disk| disk.guid.is_some()) {
+        let table = table_of(&disk.disk.device);
+        assert_eq!(table.len(), disk.partitions.len(), "{table:?}");
+        for partition in &disk.partitions {
+            let name = format!("{}p{}", disk.disk.name, partition.number);
+            assert_eq!(found[&name]["size"].as_u64(), Some(partition.size.0), "{name}");
+            let row = &table[&format!("/dev/{name}")];
+            let sectors = partition.last_lba + 1 - partition.first_lba;
+            assert_eq!(
+                (row["start"].as_u64(), row["size"].as_u64()),
+                (Some(partition.first_lba), Some(sectors)),
+                "{row}"
+            );
+            let ids = [partition.guid, partition.gpt_type.guid()].map(|id| id.to_string().to_uppercase());
+            assert_eq!((row["uuid"].as_str(), row["type"].as_str()), (Some(&*ids[0]), Some(&*ids[1])), "{row}");
+            assert_eq!(row["name"].as_str().unwrap_or_default(), partition.name, "{row}");
+        }
+    }
     for array in &plan.arrays {
-        let found = tree_above(&nodes(plan, &array.members)[0]);
-        assert!(
-            found.contains(&(array.device.trim_start_matches("/dev/").to_owned(), array.level.as_str().to_owned()))
-        );
+        let row = &found[array.device.trim_start_matches("/dev/")];
+        assert_eq!(row["type"].as_str(), Some(array.level.as_str()), "{row}");
     }
     for group in &plan.groups {
-        let found: BTreeSet<String> =
-            nodes(plan, &group.devices).iter().flat_map(|device| tree_above(device)).map(|(name, _)| name).collect();
         for volume in &group.volumes {
             let name = volume_node(&group.name, &volume.name).file_name().unwrap().to_string_lossy().into_owned();
-            assert!(found.contains(&name), "{name} in {found:?}");
+            let size = found[&name]["size"].as_u64().unwrap();
+            // Rounded up to extents of 4 MiB, on each device that it is striped over.
+            let most = |planned: u64| planned + group.devices.len() as u64 * (4 << 20);
+            assert!(volume.size.is_none_or(|planned| (planned.0..most(planned.0)).contains(&size)), "{name}: {size}");
         }
     }
 }
 
-/// Names and types of what lies on a device, by lsblk.
-pub fn tree_above(device: &str) -> BTreeSet<(String, String)> {
-    fn collect(value: &Value, found: &mut BTreeSet<(String, String)>) {
-        for child in value["children"].as_array().into_iter().flatten() {
-            found.insert((child["name"].as_str().unwrap().to_owned(), child["type"].as_str().unwrap().to_owned()));
-            collect(child, found);
-        }
+/// By sfdisk, in the disk's own sectors: the rows of a table, by their nodes.
+fn table_of(device: &str) -> BTreeMap<String, Value> {
+    let mut told: Value = serde_json::from_str(&output("sfdisk", &["--json", device])).unwrap();
+    let Value::Array(rows) = told["partitiontable"]["partitions"].take() else { return BTreeMap::new() };
+    rows.into_iter().map(|row| (row["node"].as_str().unwrap().to_owned(), row)).collect()
+}
+
+/// By lsblk: the plan's disks and all that lies on them, by name.
+fn listed(plan: &Plan) -> BTreeMap<String, Value> {
+    fn collect(value: &Value, found: &mut BTreeMap<String, Value>) {
+        found.insert(value["name"].as_str().unwrap().to_owned(), value.clone());
+        value["children"].as_array().into_iter().flatten().for_each(|child| collect(child, found));
     }
-    let tree: Value = serde_json::from_str(&output("lsblk", &["--json", "-o", "NAME,TYPE", device])).unwrap();
-    let mut found = BTreeSet::new();
-    collect(&tree["blockdevices"][0], &mut found);
+    let disks: Vec<&str> = plan.disks.iter().map(|disk| disk.disk.device.as_str()).collect();
+    let words = ["--json", "--bytes", "-o", "NAME,TYPE,SIZE"];
+    let tree: Value = serde_json::from_str(&output("lsblk", &[&words[..], &disks].concat())).unwrap();
+    let mut found = BTreeMap::new();
+    tree["blockdevices"].as_array().into_iter().flatten().for_each(|disk| collect(disk, &mut found));
     found
 }
 
@@ -186,4 +211,3 @@ pub fn assert_released(plan: &Plan) {
         assert_eq!(now.uses, [], "{}", now.device);
     }
 }
-

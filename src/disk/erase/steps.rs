@@ -30,9 +30,7 @@ pub fn wipe_ranges(device: &dyn BlockDevice, ranges: &[Range<u64>], watch: &Watc
     let zeros = AlignedBuffer::zeroed(CHUNK_BYTES as usize);
     for range in ranges {
         let length = range.end - range.start;
-        device
-            .zero_out(range.start, length)
-            .or_else(|_| write_zeros(device, &zeros, range.start, length))?;
+        device.zero_out(range.start, length).or_else(|_| write_zeros(device, &zeros, range.start, length))?;
         watch.erased(range.end)?;
     }
     Ok(())
