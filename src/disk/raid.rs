@@ -109,31 +109,30 @@ fn folder(roots: &Roots, device: &str) -> Option<PathBuf> {
     Some(roots.sys.join("block").join(node.file_name()?))
 }
 
-/// Fails when md has dropped a member of an array. md goes on with what is left, and nobody above it hears of that.
+/// Fails when md has dropped a member of an array, or could not write to one. md goes on with what is left, or remembers
+/// the bad blocks, and nobody above it hears of that.
 pub fn check_whole(roots: &Roots, array: &ArrayPlan) -> Result<()> {
     let Some(folder) = folder(roots, &array.device).filter(|_| is_running(roots, &array.device)) else { return Ok(()) };
     let md = folder.join("md");
     // RAID 0 has no such file: it fails as a whole.
-    let degraded = fs::read_to_string(md.join("degraded")).is_ok_and(|text| text.trim() != "0");
-    let mut faulty = faulty_members(&md);
-    faulty.sort();
-    ensure!(
-        !degraded && faulty.is_empty(),
-        "{} has lost {}",
-        array.device,
-        if faulty.is_empty() { "a member".to_owned() } else { faulty.join(", ") }
-    );
+    let lacks = fs::read_to_string(md.join("degraded")).ok().filter(|count| count.trim() != "0");
+    let mut faults: Vec<String> =
+        lacks.map(|count| format!("it lacks {} of its members", count.trim())).into_iter().collect();
+    faults.extend(bad_members(&md));
+    faults.sort();
+    ensure!(faults.is_empty(), "{} is not whole: {}", array.device, faults.join(", "));
     Ok(())
 }
 
-/// Documentation/admin-guide/md.rst: `dev-sda2/state` has `faulty` among its words.
-fn faulty_members(md: &Path) -> Vec<String> {
-    let is_faulty = |folder: &Path| {
-        fs::read_to_string(folder.join("state")).is_ok_and(|state| state.trim().split(',').any(|word| word == "faulty"))
+/// Documentation/admin-guide/md.rst: the words of `dev-sda2/state`.
+fn bad_members(md: &Path) -> Vec<String> {
+    let bad = |entry: fs::DirEntry| {
+        let name = entry.file_name().to_string_lossy().strip_prefix("dev-")?.to_owned();
+        let state = fs::read_to_string(entry.path().join("state")).ok()?;
+        let is_bad = state.trim().split(',').any(|word| matches!(word, "faulty" | "write_error"));
+        is_bad.then(|| format!("/dev/{name} ({})", state.trim()))
     };
-    let entries = fs::read_dir(md).into_iter().flatten().flatten().filter(|entry| is_faulty(&entry.path()));
-    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    names.filter_map(|name| Some(format!("/dev/{}", name.strip_prefix("dev-")?))).collect()
+    fs::read_dir(md).into_iter().flatten().flatten().filter_map(bad).collect()
 }
 
 /// Stops an array that has these members, and leaves any other of that name alone. One that is not running is as wanted.
@@ -196,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_md_has_dropped_is_named() {
+    fn a_member_that_md_has_dropped_or_could_not_write_to_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let mut array = array(0, &[]);
         // A node of the test's own stands for the array's.
@@ -214,10 +213,16 @@ mod tests {
         write("dev-sdb2/state", "in_sync\n");
         let roots = Roots::under(dir.path());
         check_whole(&roots, &array).unwrap();
+        let told = || check_whole(&roots, &array).unwrap_err().to_string();
+        write("dev-sda2/state", "in_sync,write_error,want_replacement\n");
+        assert_eq!(told(), format!("{} is not whole: /dev/sda2 (in_sync,write_error,want_replacement)", array.device));
+        write("dev-sda2/state", "in_sync\n");
         write("degraded", "1\n");
         write("dev-sdb2/state", "faulty,blocked\n");
-        let error = check_whole(&roots, &array).unwrap_err().to_string();
-        assert_eq!(error, format!("{} has lost /dev/sdb2", array.device));
+        assert_eq!(
+            told(),
+            format!("{} is not whole: /dev/sdb2 (faulty,blocked), it lacks 1 of its members", array.device)
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::sys::roots::Roots;
 /// Takes the plan's logical volumes and arrays from the kernel, the last made first. All are tried; every fault is told.
 /// Everything must be unmounted. What was never started, or is not the plan's, is left alone.
 ///
-/// A new array that has lost a member by now is a fault as well, and is stopped all the same.
+/// A new array that is not whole by now is a fault as well, and is stopped all the same.
 pub fn release(plan: &Plan) -> Result<()> {
     told(degraded(&Roots::system(), plan).into_iter().chain(stop_all(plan)).collect())
 }

@@ -20,8 +20,6 @@ pub enum Fault {
     WritesFail,
     /// Writes are said to be done and are not.
     WritesLost,
-    /// Every read has a byte that was never written.
-    ReadsWrong,
     /// All works, each request so many milliseconds late.
     Late(u32),
 }
@@ -84,9 +82,6 @@ impl Mapping {
                 // Up for no second and down for all that follow.
                 Fault::WritesFail => format!("{start} {length} flakey {base} {start} 0 1000000 1 error_writes"),
                 Fault::WritesLost => format!("{start} {length} flakey {base} {start} 0 1000000 1 drop_writes"),
-                Fault::ReadsWrong => {
-                    format!("{start} {length} flakey {base} {start} 0 1000000 5 corrupt_bio_byte 1 r 165 0")
-                }
                 Fault::Late(milliseconds) => format!("{start} {length} delay {base} {start} {milliseconds}"),
             });
             at = end;
