@@ -347,6 +347,8 @@ fn layout_of(disks: &[Loop], rows: &[(u64, Row)], stride: usize) -> FilesystemLa
             }
             Row::Array { level, metadata, format } => {
                 let name = free_array();
+                // mdadm makes no RAID 0 with metadata 0.90 any more.
+                let metadata = if *level == "0" && *metadata == "0.90" { "1.0" } else { metadata };
                 raid.push(json!({"arrayname": name, "devices": parts, "level": level,
                     "createoptions": [format!("--metadata={metadata}")]}));
                 filesystems.push(json!({"device": name, "format": format}));
