@@ -3,82 +3,27 @@
 
 mod loop_device;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use drophammer::api::layout::FilesystemLayout;
 use drophammer::api::layout::values::Format;
-use drophammer::disk::apply::{apply, wipe_filesystems};
-use drophammer::disk::device::{DiskFacts, partition_node, read_disk_at};
-use drophammer::disk::lvm::volume_node;
-use drophammer::disk::mount::mount_all;
-use drophammer::disk::nodes::node;
-use drophammer::disk::plan::{Firmware, Member, Mode, Place, Plan};
+use drophammer::disk::apply::wipe_filesystems;
+use drophammer::disk::device::partition_node;
+use drophammer::disk::plan::{Firmware, Mode, Place};
 use drophammer::disk::planner::plan;
-use drophammer::disk::release::release;
 use drophammer::sys::roots::Roots;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use serde_json::{Value, json};
 
+use loop_device::layouts::{
+    Made, assert_released, check_by_tools, free_array, free_group, kernel_has, layout, made, planned, read_file,
+    refused, start_again, write_file,
+};
 use loop_device::{Loop, blkid, output};
-
-/// Stops what a plan started, also when the test fails. Declared after the loops, so that it ends before them.
-struct Made(Plan);
-
-impl Drop for Made {
-    fn drop(&mut self) {
-        if let Err(error) = release(&self.0) {
-            eprintln!("{error:#}");
-        }
-    }
-}
-
-/// Whether the kernel can do what a test needs; says so where it can't.
-fn kernel_has(what: &[&str]) -> bool {
-    for module in what {
-        let _ = Command::new("modprobe").args(["-q", module]).status();
-    }
-    let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let targets = Command::new("dmsetup").arg("targets").output().map(|output| output.stdout).unwrap_or_default();
-    let missing: Vec<&&str> = what
-        .iter()
-        .filter(|module| match **module {
-            "raid0" | "raid1" => !text("/proc/mdstat").contains(&format!("[{module}]")),
-            "dm_mod" => !text("/proc/misc").contains("device-mapper"),
-            "dm_raid" => !String::from_utf8_lossy(&targets).lines().any(|line| line.starts_with("raid ")),
-            other => !text("/proc/filesystems").contains(&format!("\t{other}\n")),
-        })
-        .collect();
-    if !missing.is_empty() {
-        eprintln!("not tested: this kernel lacks {missing:?}");
-    }
-    missing.is_empty()
-}
-
-/// A number that no array of this machine and no other test has.
-fn free_array() -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let number = 64 + (std::process::id() * 7 + NEXT.fetch_add(1, Ordering::Relaxed)) % 400;
-        if !Path::new(&format!("/dev/md{number}")).exists() {
-            return format!("/dev/md{number}");
-        }
-    }
-}
-
-fn free_group() -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
-}
-
-fn layout(value: Value) -> FilesystemLayout {
-    serde_json::from_value(value).unwrap()
-}
 
 /// An example of the contract, in small and with other names.
 fn example(text: &str, names: &[(&str, &str)]) -> FilesystemLayout {
@@ -101,116 +46,6 @@ fn example(text: &str, names: &[(&str, &str)]) -> FilesystemLayout {
         }
     }
     layout
-}
-
-fn planned(layout: &FilesystemLayout, disks: &[&Loop], mode: Mode) -> Plan {
-    let facts: Vec<DiskFacts> = disks.iter().map(|disk| disk.facts()).collect();
-    plan(layout, &facts, Firmware::Bios, mode).unwrap()
-}
-
-fn made(layout: &FilesystemLayout, disks: &[&Loop], mode: Mode) -> Made {
-    let made = Made(planned(layout, disks, mode));
-    apply(&made.0, &mut |_| {}).unwrap();
-    made
-}
-
-/// The error with its causes.
-fn refused(plan: &Plan) -> String {
-    format!("{:#}", anyhow::Error::from(apply(plan, &mut |_| {}).unwrap_err()))
-}
-
-fn nodes(plan: &Plan, members: &[Member]) -> Vec<String> {
-    let node = |member: &Member| node(&Roots::system(), plan, &member.place).unwrap().display().to_string();
-    members.iter().map(node).collect()
-}
-
-/// Starts the plan's arrays and groups as an installed system does: by what is found on the disks.
-fn start_again(plan: &Plan) {
-    let members: Vec<String> = plan.arrays.iter().flat_map(|array| nodes(plan, &array.members)).collect();
-    if !members.is_empty() {
-        // Only these devices may be looked at.
-        let mut config = format!("DEVICE {}\nHOMEHOST <ignore>\n", members.join(" "));
-        config.extend(plan.array_uuids().iter().map(|(device, uuid)| format!("ARRAY {device} UUID={uuid}\n")));
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), config).unwrap();
-        output("mdadm", &["--assemble", "--scan", "--config", file.path().to_str().unwrap()]);
-    }
-    for group in &plan.groups {
-        let devices = nodes(plan, &group.devices).join(",");
-        let config = "activation{udev_sync=0 udev_rules=0} devices{obtain_device_list_from_udev=0}";
-        output("lvm", &["vgchange", "--config", config, "--devices", &devices, "-ay", &group.name]);
-    }
-}
-
-/// By sgdisk, blkid and lsblk.
-fn check_by_tools(plan: &Plan) {
-    for disk in plan.disks.iter().filter(|disk| disk.guid.is_some()) {
-        let verdict = output("sgdisk", &["-v", &disk.disk.device]);
-        assert!(verdict.contains("No problems found"), "{verdict}");
-    }
-    for filesystem in plan.filesystems.iter().filter(|fs| fs.uuid.is_some()) {
-        let found = blkid(node(&Roots::system(), plan, &filesystem.place).unwrap());
-        assert_eq!(found.get("TYPE").map(String::as_str), Some(filesystem.format.as_str()), "{found:?}");
-        assert_eq!(found.get("UUID").cloned(), filesystem.uuid.as_ref().map(ToString::to_string));
-        assert_eq!(found.get("LABEL").cloned(), filesystem.label);
-    }
-    for array in &plan.arrays {
-        let found = tree_above(&nodes(plan, &array.members)[0]);
-        assert!(
-            found.contains(&(array.device.trim_start_matches("/dev/").to_owned(), array.level.as_str().to_owned()))
-        );
-    }
-    for group in &plan.groups {
-        let found: BTreeSet<String> =
-            nodes(plan, &group.devices).iter().flat_map(|device| tree_above(device)).map(|(name, _)| name).collect();
-        for volume in &group.volumes {
-            let name = volume_node(&group.name, &volume.name).file_name().unwrap().to_string_lossy().into_owned();
-            assert!(found.contains(&name), "{name} in {found:?}");
-        }
-    }
-}
-
-/// Names and types of what lies on a device, by lsblk.
-fn tree_above(device: &str) -> BTreeSet<(String, String)> {
-    fn collect(value: &Value, found: &mut BTreeSet<(String, String)>) {
-        for child in value["children"].as_array().into_iter().flatten() {
-            found.insert((child["name"].as_str().unwrap().to_owned(), child["type"].as_str().unwrap().to_owned()));
-            collect(child, found);
-        }
-    }
-    let tree: Value = serde_json::from_str(&output("lsblk", &["--json", "-o", "NAME,TYPE", device])).unwrap();
-    let mut found = BTreeSet::new();
-    collect(&tree["blockdevices"][0], &mut found);
-    found
-}
-
-fn write_file(plan: &Plan, path: &str, text: &str) {
-    let target = tempfile::tempdir().unwrap();
-    let mounts = mount_all(plan, target.path()).unwrap();
-    fs::write(target.path().join(path), text).unwrap();
-    mounts.unmount().unwrap();
-}
-
-fn read_file(plan: &Plan, path: &str) -> String {
-    let target = tempfile::tempdir().unwrap();
-    let mounts = mount_all(plan, target.path()).unwrap();
-    let read = fs::read_to_string(target.path().join(path));
-    mounts.unmount().unwrap();
-    read.unwrap()
-}
-
-/// Nothing of the plan is in the kernel any more.
-fn assert_released(plan: &Plan) {
-    release(plan).unwrap();
-    for group in &plan.groups {
-        for volume in &group.volumes {
-            assert!(!volume_node(&group.name, &volume.name).exists());
-        }
-    }
-    for disk in &plan.disks {
-        let now = read_disk_at(&Roots::system(), &disk.disk.device).unwrap();
-        assert_eq!(now.uses, [], "{}", now.device);
-    }
 }
 
 fn mirror(first: &Loop, second: &Loop) -> FilesystemLayout {
@@ -486,11 +321,13 @@ fn any_row() -> impl Strategy<Value = Row> {
 }
 
 /// A root file system on a disk of its own, and rows over the others.
-fn layout_of(disks: &[Loop], rows: &[(u64, Row)]) -> FilesystemLayout {
+/// The rows' partitions have the numbers 1, 1 + `stride`, and so on.
+fn layout_of(disks: &[Loop], rows: &[(u64, Row)], stride: usize) -> FilesystemLayout {
     let (root, others) = disks.split_first().unwrap();
-    let numbered = || (1..).zip(rows);
-    let partitions: Vec<Value> =
-        numbered().map(|(number, (size, _)): (u32, _)| json!({"number": number, "size": size})).collect();
+    let numbered = || (1..).step_by(stride).zip(rows);
+    let partitions: Vec<Value> = numbered()
+        .map(|(number, (size, _)): (u32, _)| json!({"number": number, "size": size, "label": format!("öre {number}")}))
+        .collect();
     let mut tables: Vec<Value> =
         others.iter().map(|disk| json!({"device": disk.device, "partitions": partitions})).collect();
     tables.push(json!({"device": root.device}));
@@ -510,6 +347,8 @@ fn layout_of(disks: &[Loop], rows: &[(u64, Row)]) -> FilesystemLayout {
             }
             Row::Array { level, metadata, format } => {
                 let name = free_array();
+                // mdadm makes no RAID 0 with metadata 0.90 any more.
+                let metadata = if *level == "0" && *metadata == "0.90" { "1.0" } else { metadata };
                 raid.push(json!({"arrayname": name, "devices": parts, "level": level,
                     "createoptions": [format!("--metadata={metadata}")]}));
                 filesystems.push(json!({"device": name, "format": format}));
@@ -540,11 +379,12 @@ proptest! {
         count in 2_usize..4,
         sector_bytes in prop_oneof![Just(512_u32), Just(4096)],
         rows in proptest::collection::vec((48_u64..90, any_row()), 1..5),
+        stride in 1_usize..4,
     ) {
         if kernel_has(&["raid0", "raid1", "dm_mod"]) {
             let disks: Vec<Loop> = (0..=count).map(|_| Loop::new(512, sector_bytes)).collect();
             let loops: Vec<&Loop> = disks.iter().collect();
-            let made = made(&layout_of(&disks, &rows), &loops, Mode::Install);
+            let made = made(&layout_of(&disks, &rows, stride), &loops, Mode::Install);
             check_by_tools(&made.0);
             assert_released(&made.0);
             start_again(&made.0);

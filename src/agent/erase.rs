@@ -165,6 +165,7 @@ mod tests {
         for disk in ["sda", "sdb", "sdc", "sdd", "sde", "md0", "md1", "dm-0", "dm-1"] {
             fs::create_dir_all(block.join(disk)).unwrap();
             fs::write(block.join(disk).join("size"), "2048\n").unwrap();
+            fs::write(block.join(disk).join("removable"), "0\n").unwrap();
         }
         // A mirror of sda and sdb; sdc alone; a volume group over sda and an array of sdd; sde is free.
         let held = [("sda", "md0"), ("sdb", "md0"), ("sdc", "dm-0"), ("sda", "dm-1"), ("sdd", "md1"), ("md1", "dm-1")];
@@ -187,6 +188,7 @@ mod tests {
     fn a_disk_that_cannot_be_read_stops_the_phase() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("sys/block/sda")).unwrap();
+        fs::write(dir.path().join("sys/block/sda/removable"), "0\n").unwrap();
         let error = read_all(&Roots::under(dir.path())).unwrap_err().to_string();
         assert!(error.contains("nothing was erased") && error.contains("/dev/sda"), "{error}");
     }

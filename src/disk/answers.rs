@@ -107,6 +107,7 @@ mod tests {
             let folder = dir.path().join("sys/block").join(name);
             std::fs::create_dir_all(&folder).unwrap();
             std::fs::write(folder.join("size"), "2048\n").unwrap();
+            std::fs::write(folder.join("removable"), "0\n").unwrap();
         }
         for name in ["sdc", "sr0"] {
             std::fs::remove_file(dir.path().join("sys/block").join(name).join("size")).unwrap();
@@ -127,6 +128,6 @@ mod tests {
         assert_eq!(devices, ["/dev/sda"]);
         assert_eq!(answers.unread.len(), 2, "{:?}", answers.unread);
         assert_eq!(answers.unread[0], "reading table and signatures of /dev/sdb: no answer within 0.3 s, given up");
-        assert!(answers.unread[1].starts_with("/dev/sdc: reading "), "{:?}", answers.unread);
+        assert!(answers.unread[1].starts_with("/dev/sdc: /sys/block/sdc/size"), "{:?}", answers.unread);
     }
 }

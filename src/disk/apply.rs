@@ -18,7 +18,7 @@ use super::partition::{blank_disk, clear_ends, erase_signatures, forget_partitio
 use super::plan::{DiskAction, DiskPlan, FilesystemAction, FilesystemPlan, FilesystemUuid, Place, Plan, StackAction};
 use super::probe::{parse_raid_at_end, raid_super_at_end};
 use super::raid::{MDADM, assemble_array, create_array, is_running};
-use super::release::release;
+use super::release::{degraded, stop};
 use super::table::{Copy, read_gpt};
 use super::tool::has_tool;
 use crate::sys::roots::Roots;
@@ -46,6 +46,11 @@ pub fn apply(plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<(), ApplyErr
         .and_then(|()| make_arrays(&roots, plan, &mut |line| steps.begin(line)))
         .and_then(|()| make_groups(&roots, plan, &mut |line| steps.begin(line)))
         .and_then(|()| make_filesystems(&roots, plan, &mut |line| steps.begin(line)))
+        .and_then(|()| {
+            let degraded = degraded(&roots, plan);
+            ensure!(degraded.is_empty(), "{}", degraded.join("; "));
+            Ok(())
+        })
         .map_err(ApplyError::HalfMade)?;
     tracing::info!("{steps}");
     Ok(())
@@ -177,7 +182,7 @@ fn check_again(roots: &Roots, plan: &Plan) -> Vec<String> {
         && let Err(error) = start_kept(roots, plan)
     {
         faults.push(format!("{error:#}"));
-        if let Err(error) = release(plan) {
+        if let Err(error) = stop(plan) {
             tracing::warn!(error = format!("{error:#}"), "what was started can't be stopped again");
         }
     }
@@ -227,7 +232,7 @@ fn differences(planned: &DiskFacts, now: &DiskFacts) -> Vec<String> {
 /// that does not carry what the plan would have written is left alone, and so are kept disks. Everything must be
 /// unmounted. All disks are tried; the first error is returned.
 pub fn wipe_filesystems(plan: &Plan) -> Result<()> {
-    let mut result = release(plan);
+    let mut result = stop(plan);
     if let Err(error) = &result {
         tracing::warn!(error = format!("{error:#}"), "what was half-made can't be stopped");
     }

@@ -16,7 +16,7 @@ use super::probe::{HEAD_BYTES, Signature, parse_signature};
 use super::table::{Table, read_table};
 pub use super::uses::DiskUse;
 use super::uses::{Mount, read_mounts, read_uses};
-use crate::inventory::disk::{self, Disk, is_hidden, read_block_device};
+use crate::inventory::disk::{self, Disk, is_hidden, read_block_device, read_kind_and_removable};
 use crate::sys::roots::Roots;
 use crate::sys::units::Bytes;
 
@@ -86,10 +86,10 @@ pub enum DiskKind {
 }
 
 impl DiskKind {
-    fn of(disk: &Disk) -> Self {
-        match disk.kind {
+    fn of(kind: disk::DiskKind, removable: Option<bool>) -> Self {
+        match kind {
             // The bus does not count: a disk in a USB box that says it is fixed is one of the machine's.
-            disk::DiskKind::Disk if disk.removable == Some(false) => Self::Fixed,
+            disk::DiskKind::Disk if removable == Some(false) => Self::Fixed,
             // Nor is one whose flag can't be read: better not to erase than to erase what is not ours.
             disk::DiskKind::Disk => Self::Removable,
             // Comes and goes, also one that says it is fixed.
@@ -162,9 +162,10 @@ fn read_disk(roots: &Roots, name: &str, mounts: &[Mount]) -> Result<Option<DiskF
     }
 }
 
-/// From sysfs alone, which answers also when the disk does not. What it can't tell may be a disk of the machine.
+/// From sysfs alone, which answers also when the disk does not.
 pub(super) fn read_kind(roots: &Roots, name: &str) -> DiskKind {
-    read_block_device(roots, name).map_or(DiskKind::Fixed, |disk| DiskKind::of(&disk))
+    let (kind, removable) = read_kind_and_removable(roots, name);
+    DiskKind::of(kind, removable)
 }
 
 /// The disk behind a device path such as `/dev/sda`.
@@ -195,7 +196,7 @@ fn node_at(roots: &Roots, device: &str) -> PathBuf {
 
 fn facts_of(roots: &Roots, disk: &Disk, mounts: &[Mount]) -> DiskFacts {
     let kernel_name = disk.kernel_name();
-    let kind = DiskKind::of(disk);
+    let kind = DiskKind::of(disk.kind, disk.removable);
     let sector_bytes = disk.logical_block_bytes.and_then(|bytes| u32::try_from(bytes).ok()).unwrap_or(512);
     let probed = matches!(kind, DiskKind::Fixed | DiskKind::Loop) && disk.size.0 > 0;
     DiskFacts {

@@ -109,6 +109,32 @@ fn folder(roots: &Roots, device: &str) -> Option<PathBuf> {
     Some(roots.sys.join("block").join(node.file_name()?))
 }
 
+/// Fails when md has dropped a member of an array, or could not write to one. md goes on with what is left, or remembers
+/// the bad blocks, and nobody above it hears of that.
+pub fn check_whole(roots: &Roots, array: &ArrayPlan) -> Result<()> {
+    let Some(folder) = folder(roots, &array.device).filter(|_| is_running(roots, &array.device)) else { return Ok(()) };
+    let md = folder.join("md");
+    // RAID 0 has no such file: it fails as a whole.
+    let lacks = fs::read_to_string(md.join("degraded")).ok().filter(|count| count.trim() != "0");
+    let mut faults: Vec<String> =
+        lacks.map(|count| format!("it lacks {} of its members", count.trim())).into_iter().collect();
+    faults.extend(bad_members(&md));
+    faults.sort();
+    ensure!(faults.is_empty(), "{} is not whole: {}", array.device, faults.join(", "));
+    Ok(())
+}
+
+/// Documentation/admin-guide/md.rst: the words of `dev-sda2/state`.
+fn bad_members(md: &Path) -> Vec<String> {
+    let bad = |entry: fs::DirEntry| {
+        let name = entry.file_name().to_string_lossy().strip_prefix("dev-")?.to_owned();
+        let state = fs::read_to_string(entry.path().join("state")).ok()?;
+        let is_bad = state.trim().split(',').any(|word| matches!(word, "faulty" | "write_error"));
+        is_bad.then(|| format!("/dev/{name} ({})", state.trim()))
+    };
+    fs::read_dir(md).into_iter().flatten().flatten().filter_map(bad).collect()
+}
+
 /// Stops an array that has these members, and leaves any other of that name alone. One that is not running is as wanted.
 pub fn stop_array(roots: &Roots, array: &ArrayPlan, members: &[PathBuf]) -> Result<()> {
     let Some(folder) = folder(roots, &array.device).filter(|_| is_running(roots, &array.device)) else { return Ok(()) };
@@ -165,6 +191,37 @@ mod tests {
             arguments.unwrap().join(" "),
             "--create /dev/md1 --force --run --homehost any --uuid 4d2f2d5e:00004000:80000000:000000ab --level 1 \
              --raid-devices 2 --assume-clean --spare-devices 1 --metadata 1.0 /dev/a /dev/b /dev/c"
+        );
+    }
+
+    #[test]
+    fn a_member_that_md_has_dropped_or_could_not_write_to_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut array = array(0, &[]);
+        // A node of the test's own stands for the array's.
+        let node = dir.path().join("md1");
+        fs::write(&node, "").unwrap();
+        array.device = node.display().to_string();
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join("sys/block/md1/md").join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("array_state", "clean\n");
+        write("degraded", "0\n");
+        write("dev-sda2/state", "in_sync\n");
+        write("dev-sdb2/state", "in_sync\n");
+        let roots = Roots::under(dir.path());
+        check_whole(&roots, &array).unwrap();
+        let told = || check_whole(&roots, &array).unwrap_err().to_string();
+        write("dev-sda2/state", "in_sync,write_error,want_replacement\n");
+        assert_eq!(told(), format!("{} is not whole: /dev/sda2 (in_sync,write_error,want_replacement)", array.device));
+        write("dev-sda2/state", "in_sync\n");
+        write("degraded", "1\n");
+        write("dev-sdb2/state", "faulty,blocked\n");
+        assert_eq!(
+            told(),
+            format!("{} is not whole: /dev/sdb2 (faulty,blocked), it lacks 1 of its members", array.device)
         );
     }
 

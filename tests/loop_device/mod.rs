@@ -2,19 +2,29 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod layouts;
+pub mod mapped;
+pub mod write_log;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 use drophammer::disk::device::{DiskFacts, read_disk_at};
 use drophammer::sys::roots::Roots;
+use ring::digest::{Context, SHA256};
+
+use mapped::Mapping;
 
 /// A file behind a loop device, both gone when dropped.
 pub struct Loop {
     pub device: String,
     pub file: tempfile::NamedTempFile,
+    /// What lies between the two.
+    below: Option<Mapping>,
 }
 
 impl Loop {
@@ -29,7 +39,29 @@ impl Loop {
         let sector = sector_bytes.to_string();
         let path = file.path().to_str().unwrap();
         let device = output("losetup", &["-f", "--show", "-P", "-b", &sector, path]).trim().to_owned();
-        Self { device, file }
+        Self { device, file, below: None }
+    }
+
+    /// As [`Loop::attach`], with a mapping between file and loop device. Every request goes down there as it comes: there
+    /// is no cache between the two.
+    pub fn over(mapping: Mapping, file: tempfile::NamedTempFile, sector_bytes: u32) -> Self {
+        let sector = sector_bytes.to_string();
+        let node = mapping.node();
+        let device = output("losetup", &["-f", "--show", "-P", "--direct-io=on", "-b", &sector, &node]);
+        Self { device: device.trim().to_owned(), file, below: Some(mapping) }
+    }
+
+    /// What is below a disk that was made by [`Loop::over`].
+    pub fn mapping(&self) -> &Mapping {
+        self.below.as_ref().expect("the test has put a mapping below this disk")
+    }
+
+    /// Takes the disk apart, and leaves its file and what was below.
+    pub fn detach(mut self) -> (tempfile::NamedTempFile, Option<Mapping>) {
+        output("losetup", &["-d", &self.device]);
+        self.device.clear();
+        let file = std::mem::replace(&mut self.file, tempfile::NamedTempFile::new().unwrap());
+        (file, self.below.take())
     }
 
     pub fn facts(&self) -> DiskFacts {
@@ -59,14 +91,24 @@ impl Loop {
     }
 
     pub fn hash(&self) -> String {
-        output("sync", &[]);
-        output("sha256sum", &[self.file.path().to_str().unwrap()])
+        nix::unistd::sync();
+        let mut digest = Context::new(&SHA256);
+        let mut file = File::open(self.file.path()).unwrap();
+        let mut piece = vec![0; 1 << 20];
+        loop {
+            match file.read(&mut piece).unwrap() {
+                0 => return hex::encode(digest.finish()),
+                length => digest.update(&piece[..length]),
+            }
+        }
     }
 }
 
 impl Drop for Loop {
     fn drop(&mut self) {
-        let _ = Command::new("losetup").args(["-d", &self.device]).status();
+        if !self.device.is_empty() {
+            let _ = Command::new("losetup").args(["-d", &self.device]).status();
+        }
     }
 }
 

@@ -13,11 +13,11 @@ const STEP_BYTES: u64 = 256 << 20;
 const CHUNK_BYTES: u64 = 4 << 20;
 
 pub fn zero_out(device: &dyn BlockDevice, watch: &Watch<'_>) -> Result<()> {
-    in_steps(device, watch, &|at, length| device.zero_out(at, length).with_context(|| place(at, length)))
+    in_steps(device, watch, &|at, length| device.zero_out(at, length).with_context(|| piece(at, length)))
 }
 
 pub fn secure_discard(device: &dyn BlockDevice, watch: &Watch<'_>) -> Result<()> {
-    in_steps(device, watch, &|at, length| device.secure_discard(at, length).with_context(|| place(at, length)))
+    in_steps(device, watch, &|at, length| device.secure_discard(at, length).with_context(|| piece(at, length)))
 }
 
 pub fn overwrite(device: &dyn BlockDevice, watch: &Watch<'_>) -> Result<()> {
@@ -47,17 +47,18 @@ fn in_steps(device: &dyn BlockDevice, watch: &Watch<'_>, step: &dyn Fn(u64, u64)
     Ok(())
 }
 
-fn place(at: u64, length: u64) -> String {
-    format!("{length} bytes at offset {at}")
-}
-
+/// An error names the piece that could not be written.
 fn write_zeros(device: &dyn BlockDevice, zeros: &AlignedBuffer, start: u64, length: u64) -> Result<()> {
     let mut at = start;
     while at < start + length {
         // Less than a chunk, so it fits usize. The tail of the disk counts: there lie backups of tables.
         let part = CHUNK_BYTES.min(start + length - at);
-        device.write_at(&zeros.as_slice()[..part as usize], at).with_context(|| place(at, part))?;
+        device.write_at(&zeros.as_slice()[..part as usize], at).with_context(|| piece(at, part))?;
         at += part;
     }
     Ok(())
+}
+
+fn piece(offset: u64, length: u64) -> String {
+    format!("{length} bytes at offset {offset}")
 }

@@ -186,17 +186,16 @@ fn read_disk(dir: &Path, name: &str) -> Option<Disk> {
     let device_path = read_device_path(&block).unwrap_or_else(|| block.clone());
     let device = block.join("device");
     let transport = transport::transport(name, &device_path, read_text(&device.join("vendor")).as_deref());
-    let kind = kind::kind(name, &device_path, read_number(&device.join("type")));
     let identity = identity::read_identity(&block, &device_path, transport);
     let partitions = layers::read_partitions(&block, &read_names(&block).unwrap_or_default());
     Some(Disk {
         name: device_name(name),
-        kind: if kind == DiskKind::Disk && media::is_bmc_medium_at(&block) { DiskKind::BmcMedium } else { kind },
+        kind: read_kind(&block, name),
         size,
         logical_block_bytes: read_number(&block.join("queue/logical_block_size")),
         physical_block_bytes: read_number(&block.join("queue/physical_block_size")),
         rotational: read_flag(&block.join("queue/rotational")),
-        removable: read_flag(&block.join("removable")),
+        removable: read_removable(&block),
         read_only: read_flag(&block.join("ro")),
         transport,
         model: identity.model,
@@ -225,6 +224,22 @@ pub fn kernel_name(device: &str) -> String {
 /// The kernel writes `!` where the name under `/dev` has a `/` (cciss!c0d0).
 fn device_name(kernel_name: &str) -> String {
     format!("/dev/{}", kernel_name.replace('!', "/"))
+}
+
+/// Kind and mark `removable`, which sysfs tells also of a disk that answers nothing.
+pub fn read_kind_and_removable(roots: &Roots, kernel_name: &str) -> (DiskKind, Option<bool>) {
+    let block = roots.sys.join("block").join(kernel_name);
+    (read_kind(&block, kernel_name), read_removable(&block))
+}
+
+fn read_kind(block: &Path, name: &str) -> DiskKind {
+    let device_path = read_device_path(block).unwrap_or_else(|| block.to_owned());
+    let kind = kind::kind(name, &device_path, read_number(&block.join("device/type")));
+    if kind == DiskKind::Disk && media::is_bmc_medium_at(block) { DiskKind::BmcMedium } else { kind }
+}
+
+fn read_removable(block: &Path) -> Option<bool> {
+    read_flag(&block.join("removable"))
 }
 
 fn parse_size(sectors: &str) -> Option<Bytes> {
