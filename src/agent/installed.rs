@@ -56,7 +56,8 @@ fn path_in_image(reported: &str) -> String {
 pub(crate) async fn start(agent: &Agent, system: InstalledSystem) -> (Ending, String) {
     warn!("this machine is installed: nothing is erased, its own system is started");
     let roots = agent.roots.clone();
-    let loaded = tokio::task::spawn_blocking(move || load(&roots, &system)).await.context("starting the installed system");
+    let loaded =
+        tokio::task::spawn_blocking(move || load(&roots, &system)).await.context("starting the installed system");
     match loaded.and_then(|outcome| outcome) {
         Ok(()) => {
             let (_, reason) = planned_reboot(agent, "the machine is installed; starting its system".to_owned()).await;

@@ -323,4 +323,19 @@ mod tests {
         );
         assert!(parse_report("Failed").is_err());
     }
+
+    #[test]
+    fn groups_of_one_name_are_told_apart_by_their_ids() {
+        let text = r#"{"report": [{"pv": [
+            {"pv_name": "/dev/md1", "vg_name": "system", "vg_uuid": "u1"},
+            {"pv_name": "/dev/sdc1", "vg_name": "other", "vg_uuid": "u3"},
+            {"pv_name": "/dev/sdb1", "vg_name": "system", "vg_uuid": "u2"},
+            {"pv_name": "/dev/sda1", "vg_name": "system", "vg_uuid": "u1"}]}]}"#;
+        let found = groups_named("system", &parse_report(text).unwrap().pv);
+        let group = |uuid: &str, devices: &[&str]| FoundDevices {
+            uuid: uuid.into(),
+            devices: devices.iter().map(PathBuf::from).collect(),
+        };
+        assert_eq!(found, [group("u1", &["/dev/md1", "/dev/sda1"]), group("u2", &["/dev/sdb1"])]);
+    }
 }

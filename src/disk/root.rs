@@ -229,11 +229,8 @@ fn filesystems(roots: &Roots, disks: &[DiskFacts]) -> Vec<Found> {
     });
     // A half of a mirror looks like what is on the mirror.
     let free = found.filter(|(name, _)| !is_held(roots, name));
-    free.map(|(name, signature)| Found {
-        node: roots.dev.join(name.replace('!', "/")),
-        signature: signature.clone(),
-    })
-    .collect()
+    free.map(|(name, signature)| Found { node: roots.dev.join(name.replace('!', "/")), signature: signature.clone() })
+        .collect()
 }
 
 /// Source: `/sys/class/block/<name>/holders`: arrays and mappings on it.
