@@ -104,7 +104,7 @@ def check_volumes(rack, machine):
     swap = rack.ssh(machine, "readlink -f /dev/mapper/system-swap").strip()
     assert swap in rack.ssh(machine, "cat /proc/swaps"), "the swap volume is not in use"
     lines = [line.split() for line in rack.ssh(machine, "cat /etc/fstab").splitlines() if not line.startswith("#")]
-    assert [line[1] for line in lines] == ["/", "/boot/efi", "/var", "none"] and all("UUID=" in line[0] for line in lines)
+    assert [line[1] for line in lines] == ["/", "/var", "/boot/efi", "none"] and all("UUID=" in line[0] for line in lines)
 
 
 def efi_partition(rack, machine, serial):
