@@ -7,10 +7,10 @@ import sys
 import time
 from pathlib import Path
 
-from . import initramfs, network, terminal, timeline
+from . import initramfs, layout, network, terminal, timeline
 from .anvil import HTTP_PORT
 from .commands import CommandFailed, LabError
-from .machine import DISK_DEVICES, FIRMWARES, MachineOptions, accelerator
+from .machine import DISK_DEVICES, FIRMWARES, MOST_DISKS, MachineOptions, accelerator
 from .paths import DIST, ROOT, SCRIPTS
 from .rack import INSTALL_TIMEOUT, REGISTER_TIMEOUT, Rack, Settings
 
@@ -39,7 +39,10 @@ def parse_arguments(argv):
     parser.add_argument("--firmware", choices=FIRMWARES, default="bios")
     parser.add_argument("--memory", type=int, default=512, metavar="MIB", help="of each machine (default 512)")
     parser.add_argument("--disk", choices=sorted(DISK_DEVICES), default="virtio", help="the bus it hangs on")
-    parser.add_argument("--disk-size", type=int, default=8, metavar="GIB")
+    parser.add_argument("--disk-size", type=int, default=8, metavar="GIB", help="of each disk (default 8)")
+    parser.add_argument("--disks", type=int, metavar="N", help="of each machine (default: as many as the layout needs)")
+    kinds = "how the disks are laid out: one of ours, or a file with a layout of your own"
+    parser.add_argument("--layout", default="plain", metavar="|".join([*layout.NAMES, "FILE"]), help=kinds)
     parser.add_argument("--machines", type=int, default=1, metavar="N")
     parser.add_argument("--image", type=Path, metavar="FILE", help="image to install (default: a Debian 12 made here)")
     kernel = "the agent's kernel: Debian's (the default), Debian's for virtual machines, one without modules, your own"
@@ -53,6 +56,12 @@ def parse_arguments(argv):
         parser.error("--memory: at least 256")
     if args.image and not args.image.is_file():
         parser.error(f"--image: {args.image} is no file")
+    if args.layout not in layout.NAMES and not Path(args.layout).is_file():
+        parser.error(f"--layout: {args.layout} is neither {', '.join(layout.NAMES)} nor a file")
+    needed = layout.disks_of(args.layout) if args.layout in layout.NAMES else 1
+    args.disks = needed if args.disks is None else args.disks
+    if not needed <= args.disks <= MOST_DISKS:
+        parser.error(f"--disks: between {needed} and {MOST_DISKS} with this layout")
     names = [*KERNELS, MONOLITHIC]
     if args.kernel not in names and not Path(args.kernel).is_file():
         parser.error(f"--kernel: {args.kernel} is neither {', '.join(names)} nor a file")
@@ -115,7 +124,7 @@ def run_lab(args, screen):
     kernel, initrd = kernel_files(args.kernel, screen)
     with Rack(Settings(kernel=kernel, initrd=initrd)) as rack:
         image_id, layout_id = prepare(rack, args, image, screen)
-        options = MachineOptions(args.firmware, args.memory, args.disk, args.disk_size)
+        options = MachineOptions(args.firmware, args.memory, args.disk, args.disk_size, args.disks)
         machines = [rack.add_machine(options) for _ in range(args.machines)]
         register(rack, machines, screen)
         if args.manual:
@@ -133,7 +142,9 @@ def prepare(rack, args, image, screen):
         rack.start_anvil()
         image_id = IMAGE_ID if args.image is None else f"{image.name.split('.')[0].lower()}-1.0"
         rack.add_image(image_id, image.resolve())
-        return image_id, rack.add_layout(args.disk)
+        if args.layout in layout.NAMES:
+            return image_id, rack.add_layout(args.disk, args.layout)
+        return image_id, rack.add_layout_file(Path(args.layout))
 
 
 def register(rack, machines, screen):

@@ -22,7 +22,18 @@ OVMF_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
 
 FIRMWARES = ("bios", "uefi")
 DISK_DEVICES = {"virtio": "/dev/vda", "nvme": "/dev/nvme0n1", "sata": "/dev/sda", "scsi": "/dev/sda"}
-"""Bus → name that Linux gives to the only disk on it."""
+"""Bus → name that Linux gives to the first disk on it."""
+MOST_DISKS = 6
+"""As many ports has the SATA controller."""
+
+
+def disk_devices(bus, count):
+    """Names that Linux gives to the disks on a bus."""
+    first = DISK_DEVICES[bus]
+    if bus == "nvme":
+        return [first.replace("nvme0", f"nvme{number}") for number in range(count)]
+    return [first[:-1] + chr(ord(first[-1]) + number) for number in range(count)]
+
 
 # A boot sector that asks QEMU's debug-exit device to end with status 33.
 PROBE_CODE = bytes([0xBA, 0x01, 0x05, 0xB0, 0x10, 0xEE, 0xF4])
@@ -44,7 +55,9 @@ class MachineOptions:
     memory_mib: int = 512
     disk: str = "virtio"
     disk_gib: int = 4
-    """The host sets it aside when the agent has it zeroed."""
+    """Of each disk. The host sets it aside when the agent has it zeroed."""
+    disks: int = 1
+    """All on the same bus."""
     cpus: int | str = 2
     """Of `-smp`: a number, or with the topology."""
     boot: Direct | None = None
@@ -84,10 +97,15 @@ class Machine:
             raise LabError(f"firmware {options.firmware!r} is none of {', '.join(FIRMWARES)}")
         if options.disk not in DISK_DEVICES:
             raise LabError(f"disk {options.disk!r} is none of {', '.join(DISK_DEVICES)}")
+        if not 1 <= options.disks <= MOST_DISKS:
+            raise LabError(f"{options.disks} disks: expected 1 to {MOST_DISKS}")
         self.name = f"machine-{index + 1}"
         self.options = options
         self.id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"drophammer lab {index}"))
         self.mac = f"52:54:00:77:00:{index + 1:02x}"
+        names = [self.name, *(f"{self.name}-{number}" for number in range(2, options.disks + 1))]
+        self.disks = {f"LAB-{name}": directory / f"{name}.raw" for name in names}
+        """By serial number. What is taken out of here is pulled out of the machine, from its next power-on."""
         self.disk = directory / f"{self.name}.raw"
         self.pcap = directory / f"{self.name}.pcap"
         self.serial_socket = sockets / f"{self.name}.serial"
@@ -103,8 +121,9 @@ class Machine:
         self._process = None
         self.qmp = None
         self.console = Console(directory / f"{self.name}.console")
-        with open(self.disk, "wb") as disk:
-            disk.truncate(options.disk_gib << 30)
+        for path in self.disks.values():
+            with open(path, "wb") as disk:
+                disk.truncate(options.disk_gib << 30)
         if options.firmware == "uefi":
             shutil.copy(OVMF_VARS, self._vars)
 
@@ -209,15 +228,26 @@ class Machine:
         return argv
 
     def _disk_arguments(self):
+        argv = {
+            "virtio": [],
+            "nvme": [],
+            "sata": ["-device", "ich9-ahci,id=ahci0"],
+            "scsi": ["-device", "virtio-scsi-pci,id=scsi0"],
+        }[self.options.disk]
+        for number, (serial, path) in enumerate(self.disks.items()):
+            argv += self._one_disk_arguments(number, serial, path)
+        return argv
+
+    def _one_disk_arguments(self, number, serial, path):
         # No cache flushes to the host's disk: what is lost with the host is a lab.
-        drive = f"if=none,id=disk0,file={self.disk},format=raw,discard=unmap,cache=unsafe"
+        drive = f"if=none,id=disk{number},file={path},format=raw,discard=unmap,cache=unsafe"
         # An order given here makes OVMF forget the entries that an installed system wrote: then none is given.
         own_order = self.boots_from_disk and self.options.firmware == "uefi"
-        device = f"drive=disk0,serial=LAB-{self.name}" + ("" if own_order else ",bootindex=2")
+        device = f"drive=disk{number},serial={serial}" + ("" if own_order else f",bootindex={number + 2}")
         by_bus = {
-            "virtio": ["-device", f"virtio-blk-pci,{device}"],
-            "nvme": ["-device", f"nvme,{device}"],
-            "sata": ["-device", "ich9-ahci,id=ahci0", "-device", f"ide-hd,bus=ahci0.0,{device}"],
-            "scsi": ["-device", "virtio-scsi-pci,id=scsi0", "-device", f"scsi-hd,bus=scsi0.0,{device}"],
+            "virtio": f"virtio-blk-pci,{device}",
+            "nvme": f"nvme,{device}",
+            "sata": f"ide-hd,bus=ahci0.{number},{device}",
+            "scsi": f"scsi-hd,bus=scsi0.0,scsi-id={number},{device}",
         }
-        return ["-drive", drive, *by_bus[self.options.disk]]
+        return ["-drive", drive, "-device", by_bus[self.options.disk]]

@@ -133,13 +133,16 @@ class Rack:
     def add_image(self, image_id, file):
         self.anvil.command("image", "add", "--id", image_id, "--file", file)
 
-    def add_layout(self, bus):
-        """The lab's layout for a disk on this bus; returns its id."""
-        content = layout.plain(bus)
+    def add_layout(self, bus, name="plain"):
+        """One of the lab's layouts, for disks on this bus; returns its id."""
+        content = layout.named(name, bus)
         path = self.directory / f"{content['id']}.json"
         path.write_text(json.dumps(content, indent=2) + "\n")
-        self.anvil.command("layout", "add", path)
-        return content["id"]
+        return self.add_layout_file(path)
+
+    def add_layout_file(self, path):
+        """The first layout of a file; returns its id."""
+        return self.anvil.query("layout", "add", path)[0]["id"]
 
     def allocate(self, machine, image_id, layout_id, hostname):
         words = ["--image", image_id, "--layout", layout_id, "--hostname", hostname, "--ssh-key", f"{self.key}.pub"]

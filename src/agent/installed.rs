@@ -5,23 +5,24 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use nix::mount::{MsFlags, mount};
 use tracing::{info, warn};
 
 use super::Agent;
 use super::hand_over::planned_reboot;
+use crate::api::layout::FilesystemLayout;
 use crate::api::rest::Allocation;
+use crate::disk::root::InstalledRoot;
 use crate::init::exit::Ending;
 use crate::os::{BootInfo, kexec};
+use crate::sys::roots::Roots;
 
 const ROOT: &str = "/rootfs";
 
-/// The system on the disk, as its installation reported it.
+/// The system on the disks, as its installation reported it.
 #[derive(Debug)]
 pub(crate) struct InstalledSystem {
-    /// Device of its root, `/dev/vda2`, and that device's file system.
-    device: String,
-    format: String,
+    /// What it was installed by.
+    layout: FilesystemLayout,
     boot: BootInfo,
 }
 
@@ -30,11 +31,8 @@ impl InstalledSystem {
     /// to be installed anew.
     pub(crate) fn of(allocation: &Allocation) -> Option<Self> {
         let reported = allocation.boot_info.as_ref().filter(|boot| !boot.kernel.is_empty() && !allocation.reinstall)?;
-        let layout = allocation.filesystemlayout.clone().unwrap_or_default();
-        let root = layout.filesystems.into_iter().find(|fs| fs.path.as_deref() == Some("/")).unwrap_or_default();
         Some(Self {
-            device: root.device,
-            format: root.format,
+            layout: allocation.filesystemlayout.clone().unwrap_or_default(),
             boot: BootInfo {
                 kernel: path_in_image(&reported.kernel),
                 initrd: path_in_image(&reported.initrd),
@@ -57,7 +55,9 @@ fn path_in_image(reported: &str) -> String {
 /// installed machine is never anything else.
 pub(crate) async fn start(agent: &Agent, system: InstalledSystem) -> (Ending, String) {
     warn!("this machine is installed: nothing is erased, its own system is started");
-    let loaded = tokio::task::spawn_blocking(move || load(&system)).await.context("starting the installed system");
+    let roots = agent.roots.clone();
+    let loaded =
+        tokio::task::spawn_blocking(move || load(&roots, &system)).await.context("starting the installed system");
     match loaded.and_then(|outcome| outcome) {
         Ok(()) => {
             let (_, reason) = planned_reboot(agent, "the machine is installed; starting its system".to_owned()).await;
@@ -70,13 +70,15 @@ pub(crate) async fn start(agent: &Agent, system: InstalledSystem) -> (Ending, St
     }
 }
 
-fn load(system: &InstalledSystem) -> Result<()> {
-    let InstalledSystem { device, format, boot } = system;
-    std::fs::create_dir_all(ROOT).with_context(|| format!("creating {ROOT}"))?;
-    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
-    mount(Some(device.as_str()), ROOT, Some(format.as_str()), flags, None::<&str>)
-        .with_context(|| format!("mounting {device} ({format}) read-only"))?;
-    kexec::load(Path::new(ROOT), boot)?;
+/// Whatever becomes of the kernel, nothing of the disks stays in use: what comes next must find clean arrays.
+fn load(roots: &Roots, system: &InstalledSystem) -> Result<()> {
+    let InstalledSystem { layout, boot } = system;
+    let root = InstalledRoot::mount(roots, layout, &boot.cmdline, Path::new(ROOT))?;
+    let loaded = kexec::load(Path::new(ROOT), boot);
+    if let Err(error) = root.stop() {
+        warn!(error = format!("{error:#}"), "what the installed system lies on can't be given back");
+    }
+    loaded?;
     info!(kernel = boot.kernel, "the installed kernel is loaded");
     Ok(())
 }
@@ -99,7 +101,7 @@ mod tests {
             r#"{{"boot_info": {{"kernel": "/boot/vmlinuz-6.1", "initrd": "/tmp/initrd.img-6.1"}}, {LAYOUT}}}"#
         )))
         .unwrap();
-        assert_eq!((system.device.as_str(), system.format.as_str()), ("/dev/vda2", "ext4"));
+        assert_eq!(system.layout.filesystems.len(), 2);
         assert_eq!(system.boot.kernel, "/boot/vmlinuz-6.1");
         assert_eq!(system.boot.initrd, "/boot/initrd.img-6.1", "upstream's report names a copy");
     }

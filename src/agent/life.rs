@@ -27,7 +27,7 @@ pub(crate) async fn live(agent: &Agent) -> Result<(Ending, String)> {
     let known =
         phase.or_retry("register", async || register::run(agent, &mut session, &network, &facts, &identity).await);
     let order = match known.await {
-        register::Known::Installed(system) => return Ok(installed::start(agent, system).await),
+        register::Known::Installed(system) => return Ok(installed::start(agent, *system).await),
         register::Known::Reinstall(order) => order,
         register::Known::Fresh => {
             let erased = phase.or_stop("erase", erase::run(agent, &session)).await?;

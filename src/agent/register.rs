@@ -24,7 +24,7 @@ pub(crate) enum Known {
     /// Install anew without erasing: disks that the layout keeps stay as they are.
     Reinstall(Box<Order>),
     /// It is installed, and somebody's data is on it.
-    Installed(InstalledSystem),
+    Installed(Box<InstalledSystem>),
 }
 
 /// Announces the registration, once; the tries follow.
@@ -56,7 +56,7 @@ pub(crate) async fn run(
     let machine = session.rest.machine(&identity.id()).await?;
     let Some(allocation) = &machine.allocation else { return Ok(Known::Fresh) };
     if let Some(system) = InstalledSystem::of(allocation) {
-        return Ok(Known::Installed(system));
+        return Ok(Known::Installed(Box::new(system)));
     }
     if !allocation.reinstall {
         return Ok(Known::Fresh);

@@ -19,12 +19,7 @@ pub fn prepare_kernel(roots: &Roots, plan: &Plan) -> Vec<String> {
         fs::read_to_string(roots.proc.join("misc"))
             .is_ok_and(|text| text.lines().any(|line| line.ends_with(" device-mapper")))
     };
-    if !modules.is_empty() {
-        let db = ModuleDb::read(&ModuleDb::running_kernel_dir());
-        let names: Vec<&str> = modules.into_iter().collect();
-        // The tables say which there are; those built in, or not there, are passed over.
-        load_named(roots, &db, &names, &mut |line| tracing::debug!("{line}"));
-    }
+    load_modules(roots, &modules);
     let mut missing = Vec::new();
     if !plan.arrays.is_empty() && !has_md() {
         missing.push("this kernel has no software RAID (md), which the layout needs".to_owned());
@@ -33,6 +28,16 @@ pub fn prepare_kernel(roots: &Roots, plan: &Plan) -> Vec<String> {
         missing.push("this kernel has no device mapper, which the layout's LVM needs".to_owned());
     }
     missing
+}
+
+/// Loads modules that a layout or an installed system needs. Those built in, or not there, are passed over.
+pub(super) fn load_modules(roots: &Roots, modules: &BTreeSet<&'static str>) {
+    if modules.is_empty() {
+        return;
+    }
+    let db = ModuleDb::read(&ModuleDb::running_kernel_dir());
+    let names: Vec<&str> = modules.iter().copied().collect();
+    load_named(roots, &db, &names, &mut |line| tracing::debug!("{line}"));
 }
 
 fn modules(plan: &Plan) -> BTreeSet<&'static str> {

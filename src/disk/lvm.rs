@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::plan::{GroupPlan, VolumePlan};
 use super::tool::{read_tool, run_tool};
+use crate::api::layout::LogicalVolume;
 use crate::api::layout::values::VolumeKind;
 use crate::sys::units::Bytes;
 
@@ -20,6 +21,9 @@ pub const LVM: &str = "lvm";
 const CONFIG: &str = "activation{udev_sync=0 udev_rules=0 monitoring=0} \
                       devices{obtain_device_list_from_udev=0 multipath_component_detection=0 md_component_detection=0} \
                       backup{backup=0 archive=0}";
+/// For looking at disks of which not all is known.
+const MEMBER_CHECK: &str = "devices{obtain_device_list_from_udev=0 multipath_component_detection=0 \
+                            md_component_detection=1 md_component_checks=full}";
 /// lvm's default.
 const EXTENT: u64 = 4 << 20;
 const MIB: u64 = 1 << 20;
@@ -68,16 +72,67 @@ pub fn deactivate_group(group: &GroupPlan, devices: &[PathBuf]) -> Result<()> {
     Ok(run_tool(LVM, &arguments("vgchange", devices, &["--activate", "n", &group.name]))?)
 }
 
+/// A volume group that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundDevices {
+    pub uuid: String,
+    /// Those of its physical volumes that are there.
+    pub devices: Vec<PathBuf>,
+}
+
+/// All groups of a name, on whichever of `devices` they lie. Reads only. Halves of mirrors are passed over.
+pub fn find_groups(name: &str, devices: &[PathBuf]) -> Result<Vec<FoundDevices>> {
+    if devices.is_empty() {
+        return Ok(Vec::new());
+    }
+    let fields = "pv_name,vg_name,vg_uuid";
+    let words = ["--config", MEMBER_CHECK, "--readonly", "--reportformat", "json", "--options", fields];
+    let report = parse_report(&read_tool(LVM, &arguments_with("pvs", devices, &words))?)?;
+    Ok(groups_named(name, &report.pv))
+}
+
+fn groups_named(name: &str, devices: &[FoundDevice]) -> Vec<FoundDevices> {
+    let mut groups: Vec<FoundDevices> = Vec::new();
+    for FoundDevice { pv_name, vg_uuid, .. } in devices.iter().filter(|device| device.vg_name == name) {
+        match groups.iter_mut().find(|group| group.uuid == *vg_uuid) {
+            Some(group) => group.devices.push(PathBuf::from(pv_name)),
+            None => groups.push(FoundDevices { uuid: vg_uuid.clone(), devices: vec![PathBuf::from(pv_name)] }),
+        }
+    }
+    groups
+}
+
+/// Makes the node of one volume, which cannot be written to.
+pub fn activate_read_only(volume: &LogicalVolume, devices: &[PathBuf]) -> Result<PathBuf> {
+    let name = format!("{}/{}", volume.volumegroup, volume.name);
+    let config = format!("{CONFIG} activation/read_only_volume_list=[\"{name}\"]");
+    let words = ["--config", &config, "--activate", "y", &name];
+    run_tool(LVM, &arguments_with("lvchange", devices, &words))?;
+    let node = volume_node(&volume.volumegroup, &volume.name);
+    ensure!(node.exists(), "lvm made no {}", node.display());
+    Ok(node)
+}
+
+/// Takes one volume from the kernel.
+pub fn deactivate_volume(volume: &LogicalVolume, devices: &[PathBuf]) -> Result<()> {
+    let name = format!("{}/{}", volume.volumegroup, volume.name);
+    Ok(run_tool(LVM, &arguments("lvchange", devices, &["--activate", "n", &name]))?)
+}
+
 /// Device mapper's node: dashes within the names are doubled.
 pub fn volume_node(group: &str, volume: &str) -> PathBuf {
     Path::new("/dev/mapper").join(format!("{}-{}", group.replace('-', "--"), volume.replace('-', "--")))
 }
 
 fn arguments(command: &str, devices: &[PathBuf], words: &[&str]) -> Vec<String> {
+    arguments_with(command, devices, &[&["--config", CONFIG], words].concat())
+}
+
+/// With a configuration of the words' own.
+fn arguments_with(command: &str, devices: &[PathBuf], words: &[&str]) -> Vec<String> {
     let devices: Vec<String> = devices.iter().map(|device| device.display().to_string()).collect();
     let devices = devices.join(",");
-    let first = [command, "--config", CONFIG, "--devices", &devices];
-    first.iter().chain(words).map(ToString::to_string).collect()
+    [command, "--devices", &devices].iter().chain(words).map(ToString::to_string).collect()
 }
 
 fn create_arguments(group: &GroupPlan, devices: &[PathBuf]) -> Vec<String> {
@@ -134,6 +189,15 @@ struct Report {
     vg: Vec<FoundGroup>,
     #[serde(default)]
     lv: Vec<FoundVolume>,
+    #[serde(default)]
+    pv: Vec<FoundDevice>,
+}
+
+#[derive(Deserialize)]
+struct FoundDevice {
+    pv_name: String,
+    vg_name: String,
+    vg_uuid: String,
 }
 
 #[derive(Deserialize)]
@@ -269,5 +333,20 @@ mod tests {
             ["type of var-lib expected raid1, found linear", "size of var-lib expected 9437184 bytes, found 8388608"]
         );
         assert!(parse_report("Failed").is_err());
+    }
+
+    #[test]
+    fn groups_of_one_name_are_told_apart_by_their_ids() {
+        let text = r#"{"report": [{"pv": [
+            {"pv_name": "/dev/md1", "vg_name": "system", "vg_uuid": "u1"},
+            {"pv_name": "/dev/sdc1", "vg_name": "other", "vg_uuid": "u3"},
+            {"pv_name": "/dev/sdb1", "vg_name": "system", "vg_uuid": "u2"},
+            {"pv_name": "/dev/sda1", "vg_name": "system", "vg_uuid": "u1"}]}]}"#;
+        let found = groups_named("system", &parse_report(text).unwrap().pv);
+        let group = |uuid: &str, devices: &[&str]| FoundDevices {
+            uuid: uuid.into(),
+            devices: devices.iter().map(PathBuf::from).collect(),
+        };
+        assert_eq!(found, [group("u1", &["/dev/md1", "/dev/sda1"]), group("u2", &["/dev/sdb1"])]);
     }
 }

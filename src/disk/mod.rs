@@ -10,6 +10,8 @@
 //! 4. [`mount`] mounts them below one directory, [`fstab`] tells the installed system about them.
 //! 5. [`release`] takes arrays and volumes from the kernel again, when all is unmounted.
 //!
+//! [`root`] starts what an earlier installation left, to read it.
+//!
 //! [`command`] is the same at the console.
 
 pub mod answers;
@@ -34,6 +36,7 @@ pub mod planner;
 pub mod probe;
 pub mod raid;
 pub mod release;
+pub mod root;
 pub mod selector;
 pub mod table;
 pub mod tool;

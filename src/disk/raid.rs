@@ -96,6 +96,19 @@ pub fn assemble_array(array: &ArrayPlan, members: &[PathBuf]) -> Result<()> {
     Ok(run_tool(MDADM, &arguments)?)
 }
 
+/// Starts the array with an id, from whatever disks have it, so that nothing is written to them; also when one is missing.
+pub fn assemble_read_only(device: &str, uuid: &str) -> Result<()> {
+    // "partitions": all that the kernel has, and no configuration file.
+    let words = ["--assemble", device, "--readonly", "--run", "--config", "partitions", "--uuid", uuid];
+    Ok(run_tool(MDADM, &words.map(str::to_owned))?)
+}
+
+/// Id of the array that a device is part of, as mdadm writes it. `None`: of none, or there is no such device.
+pub fn read_array_uuid(member: &Path) -> Option<String> {
+    let words = ["--examine".to_owned(), "--export".to_owned(), member.display().to_string()];
+    parse_export(&read_tool(MDADM, &words).ok()?).get("MD_UUID").map(ToString::to_string)
+}
+
 /// Whether an array of this name has been started, by whomever.
 pub fn is_running(roots: &Roots, device: &str) -> bool {
     folder(roots, device).is_some_and(|folder| {
@@ -142,9 +155,14 @@ pub fn stop_array(roots: &Roots, array: &ArrayPlan, members: &[PathBuf]) -> Resu
     if !found.iter().all(|name| members.iter().any(|member| node_name(member).as_deref() == Some(name))) {
         bail!("{} is made of {}, which is not the plan's array; it was left alone", array.device, found.join(", "));
     }
+    stop_device(&array.device)
+}
+
+/// Stops a running array.
+pub fn stop_device(device: &str) -> Result<()> {
     let began = Instant::now();
     loop {
-        match run_tool(MDADM, &["--stop".to_owned(), array.device.clone()]) {
+        match run_tool(MDADM, &["--stop".to_owned(), device.to_owned()]) {
             Ok(()) => return Ok(()),
             Err(_) if began.elapsed() < STOP_LIMIT => sleep(STOP_POLL),
             Err(error) => return Err(error.into()),

@@ -62,7 +62,7 @@ def assert_in_order(names, wanted):
 
 
 def check_layout_is_plain(machine):
-    """What layout.plain promises is on the disk: names, types and order of the partitions. A machine that boots by
+    """What the layout "plain" promises is on the disk: names, types and order of the partitions. A machine that boots by
     BIOS has one more, which the agent adds in the gap before the first."""
     table = json.loads(commands.run(["sfdisk", "--json", machine.disk]))["partitiontable"]
     names = [p.get("name") for p in table["partitions"]]

@@ -51,7 +51,8 @@ fn install_uefi(cx: &Cx) -> Result<()> {
 fn add_entries(cx: &Cx) {
     let id = &cx.boot_info.bootloader_id;
     let loader = format!("\\EFI\\{id}\\grubx64.efi");
-    for (disk, number) in &cx.input.esp_members {
+    // Each goes before those that are there: the last made is the first to be tried.
+    for (disk, number) in cx.input.esp_members.iter().rev() {
         let number = number.to_string();
         match cx.chroot.run("efibootmgr", &["-c", "-d", disk, "-p", &number, "-l", &loader, "-L", id]) {
             Ok(()) => info!(id, disk, "firmware has a boot entry for the installed system"),
