@@ -58,6 +58,8 @@ pub enum Fault {
     MembersTooFew { device: String, level: &'static str, devices: usize, spares: u32 },
     #[error("{device}: raid0 can't use a spare, it has {spares}")]
     SparesUseless { device: String, spares: u32 },
+    #[error("{device}: mdadm makes no raid0 with metadata 0.90; leave the option out, or write --metadata=1.2")]
+    Raid0Metadata { device: String },
     #[error("{member}: too small for a member of {array}")]
     MemberTooSmall { array: String, member: String },
     #[error("volume group {name}: two have this name")]

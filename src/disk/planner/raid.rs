@@ -48,6 +48,10 @@ impl<I: FnMut() -> Uuid> Planner<'_, I> {
             spares: raid.spares,
             create_options: raid.createoptions.clone(),
         };
+        // It has no room for the layout, without which the kernel does not start one with members of different sizes.
+        if level == RaidLevel::Raid0 && array.metadata() == Some("0.90") {
+            self.faults.push(Fault::Raid0Metadata { device: array.device.clone() });
+        }
         self.check_member_sizes(&array, plan);
         Some(array)
     }

@@ -70,7 +70,7 @@ fn every_fault_of_arrays_and_groups_is_named_at_once() {
             {"arrayname": "/dev/md0", "devices": ["/dev/sda1", "/dev/sda2"], "level": "1", "spares": 1},
             {"arrayname": "/dev/md0", "devices": ["/dev/sda3", "/dev/sda4"], "level": "1"},
             {"arrayname": "/dev/mirror", "devices": ["/dev/sda1", "/dev/sda", "/dev/sdq"], "level": "0", "spares": 1,
-             "createoptions": ["--metadata 1.0"]}],
+             "createoptions": ["--metadata 1.0", "--metadata=0.90"]}],
         "volumegroups": [
             {"name": "vg", "devices": ["/dev/sda3", "/dev/sda4"], "tags": ["good", "no good"]},
             {"name": "vg", "devices": ["/dev/sda6"]},
@@ -94,6 +94,7 @@ fn every_fault_of_arrays_and_groups_is_named_at_once() {
         "/dev/mirror: not a name for an array; those are /dev/md0 to /dev/md511 and /dev/md/NAME",
         "/dev/mirror: white space inside one option: \"--metadata 1.0\"; give each word as an option of its own",
         "/dev/mirror: raid0 can't use a spare, it has 1",
+        "/dev/mirror: mdadm makes no raid0 with metadata 0.90; leave the option out, or write --metadata=1.2",
         "/dev/sda1: used twice, by /dev/md0 and /dev/mirror",
         "/dev/sda: the whole disk is used, which also has partitions",
         "volume group vg: tag \"no good\" has characters that lvm does not take",
