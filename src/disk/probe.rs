@@ -17,10 +17,9 @@ pub struct Signature {
 
 impl std::fmt::Display for Signature {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.label {
-            Some(label) => write!(f, "{} {label:?}", self.kind),
-            None => f.write_str(self.kind),
-        }
+        f.write_str(self.kind)?;
+        self.label.iter().try_for_each(|label| write!(f, " {label:?}"))?;
+        self.uuid.iter().try_for_each(|uuid| write!(f, " {uuid}"))
     }
 }
 

@@ -25,10 +25,24 @@ def test_an_image_with_install_sh_is_installed_and_boots(rack, busybox):
     order = ["PXE Booting", "Preparing", "Registering", "Waiting", "Installing", "Booting New Kernel"]
     assert_in_order(event_names(rack, machine), order)
     assert rack.anvil.machine(machine.id)["allocation"]["boot_info"]["kernel"].startswith("/boot/vmlinuz-")
+    check_records(rack, machine)
     machine.power_off()
     check_layout_is_plain(machine)
     assert read_installed(machine, "/etc/hostname").strip() == "web-1"
     assert "hostname: web-1" in read_installed(machine, "/etc/metal/install.yaml")
+
+
+def check_records(rack, machine):
+    """What was done to its disk is kept by anvil, signed: the erase record, and the plan as it was before that."""
+    (erasure,) = rack.anvil.query("machine", "erasures", machine.id)
+    assert erasure["signature"] == {"valid": True}
+    record = erasure["record"]
+    serial = f"LAB-{machine.name}"
+    assert (record["machine"], record["serial"], record["level"]) == (machine.id, serial, "clear")
+    assert record["result"]["erased"]["verified_bytes"] >= 64 << 20, record
+    sent = rack.anvil.query("machine", "plan", machine.id)
+    assert sent["signature"] == {"valid": True}
+    assert [disk["disk"]["serial"] for disk in sent["plan"]["disks"]] == [serial]
 
 
 def test_an_installed_machine_that_boots_the_agent_again_keeps_its_disk(rack, busybox):

@@ -267,7 +267,7 @@ fn reinstall_keeps_a_matching_disk_and_its_ids() {
     assert!(plan.to_string().contains("kept, not written to"), "{plan}");
     let install = plan_counted(&gpu(), &disks, Firmware::Uefi, Mode::Install).unwrap();
     assert_eq!(install.disks[1].action, DiskAction::Partition);
-    assert!(install.to_string().contains("on it now: partition 1 (1 B, ext4 \"scratch\")"), "{install}");
+    assert!(install.to_string().contains("on it now: partition 1 (1 B, ext4 \"scratch\" kept-id)"), "{install}");
 }
 
 #[test]
