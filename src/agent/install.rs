@@ -28,7 +28,7 @@ use crate::disk::mount::mount_all;
 use crate::disk::plan::{self, Mode, Plan};
 use crate::disk::planner::plan;
 use crate::disk::release::release;
-use crate::image::{self, DigestRule, Observer, Options, Source};
+use crate::image::{self, DigestRule, MemoryLimit, Observer, Options, Source};
 use crate::os::{self, BootInfo, MadeFilesystem};
 use crate::sys::firmware::Firmware;
 use crate::sys::units::Bytes;
@@ -154,6 +154,15 @@ impl Installation<'_> {
         })
     }
 
+    fn memory_limit(&self) -> MemoryLimit {
+        let Some(text) = self.agent.cmdline.memory() else { return MemoryLimit::default() };
+        text.parse().unwrap_or_else(|error| {
+            let limit = MemoryLimit::default();
+            warn!("drophammer.memory={text}: {error}; going on with {limit}");
+            limit
+        })
+    }
+
     async fn unpack_image(&self) -> Result<()> {
         let image = &self.order.image;
         let digest = match &image.digest {
@@ -161,7 +170,8 @@ impl Installation<'_> {
             None => DigestRule::Sidecar,
         };
         let source: Source = image.url.parse().with_context(|| format!("allocation.image.url {:?}", image.url))?;
-        let options = Options { http: Some(self.session.http.clone()), ..Options::new(digest) };
+        let options =
+            Options { http: Some(self.session.http.clone()), memory: self.memory_limit(), ..Options::new(digest) };
         let teller = Teller::new(self.agent.events.clone());
         let report = image::unpack(&source, &PathBuf::from(ROOT), &options, &teller).await?;
         for warning in &report.warnings {

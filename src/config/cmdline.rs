@@ -73,6 +73,11 @@ impl Cmdline {
         self.list("drophammer.erase_exclude").into_iter().map(unescape).collect()
     }
 
+    /// `drophammer.memory=MIB`, as it stands: the most that the agent may take.
+    pub fn memory(&self) -> Option<&str> {
+        self.get("drophammer.memory")
+    }
+
     /// The last `console=`, as it stands, e.g. `ttyS0,115200n8`.
     pub fn console(&self) -> Option<&str> {
         self.get("console")

@@ -10,6 +10,7 @@ use reqwest::Client;
 use super::console::Console;
 use super::digest::Digest;
 use super::engine::{DigestRule, Options, unpack, write_raw};
+use super::memory::MemoryLimit;
 use super::report::Report;
 use super::source::Source;
 use crate::sys::units::Bytes;
@@ -31,6 +32,9 @@ pub struct UnpackArgs {
     dir: PathBuf,
     #[command(flatten)]
     digest: DigestArgs,
+    /// The most that this program may take; decides how large a window the source may be compressed with
+    #[arg(long, value_name = "MIB", default_value = "64")]
+    memory: MemoryLimit,
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
@@ -44,6 +48,9 @@ pub struct WriteArgs {
     device: PathBuf,
     #[command(flatten)]
     digest: DigestArgs,
+    /// The most that this program may take; decides how large a window the source may be compressed with
+    #[arg(long, value_name = "MIB", default_value = "64")]
+    memory: MemoryLimit,
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
@@ -70,7 +77,7 @@ impl DigestArgs {
 
 /// `http` fetches the image when its source is a URL.
 pub async fn run_unpack(args: &UnpackArgs, http: Client) -> Result<ExitCode> {
-    let options = Options { http: Some(http), ..Options::new(args.digest.rule()) };
+    let options = Options { http: Some(http), memory: args.memory, ..Options::new(args.digest.rule()) };
     let console = Console::new();
     let done = unpack(&args.source, &args.dir, &options, &console).await;
     console.clear();
@@ -80,7 +87,7 @@ pub async fn run_unpack(args: &UnpackArgs, http: Client) -> Result<ExitCode> {
 
 /// As [`run_unpack`], for a raw image.
 pub async fn run_write(args: &WriteArgs, http: Client) -> Result<ExitCode> {
-    let options = Options { http: Some(http), ..Options::new(args.digest.rule()) };
+    let options = Options { http: Some(http), memory: args.memory, ..Options::new(args.digest.rule()) };
     let console = Console::new();
     let done = write_raw(&args.source, &args.device, &options, &console).await;
     console.clear();

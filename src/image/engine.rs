@@ -16,6 +16,7 @@ use super::digest::{Algorithm, Digest};
 use super::error::ImageError;
 use super::fetch::{Stop, fetch_file};
 use super::http::{fetch_text, fetch_url};
+use super::memory::MemoryLimit;
 use super::queue::{Clock, QueueReader, Receiver, Sender, queue};
 use super::raw;
 use super::report::{BusyShares, Counters, Meter, Observer, Report, Step, read_peak_rss};
@@ -53,12 +54,19 @@ pub struct Options {
     pub http: Option<Client>,
     /// Not root: owners are not kept, devices are left out.
     pub user_mode: bool,
+    pub memory: MemoryLimit,
     pub retry: Retry,
 }
 
 impl Options {
     pub fn new(digest: DigestRule) -> Self {
-        Self { digest, http: None, user_mode: !nix::unistd::geteuid().is_root(), retry: Retry::default() }
+        Self {
+            digest,
+            http: None,
+            user_mode: !nix::unistd::geteuid().is_root(),
+            memory: MemoryLimit::default(),
+            retry: Retry::default(),
+        }
     }
 }
 
@@ -106,7 +114,8 @@ async fn run<S: Send + 'static>(
     let expected = find_digest(source, options, &counters).await?;
     tracing::info!(image = %source, digest = expected.as_ref().map(Digest::to_string), "fetching image");
 
-    let mut pipeline = Pipeline::start(source, expected.as_ref().map(Digest::algorithm), &counters, sink);
+    let algorithm = expected.as_ref().map(Digest::algorithm);
+    let mut pipeline = Pipeline::start(source, algorithm, options.memory, &counters, sink);
     let ends = observed(pipeline.join(source, options, &counters), observer, &mut meter, &counters, Step::Streaming);
     let (written, compression) = ends.await.judge(source, expected.as_ref(), &counters)?;
 
@@ -159,6 +168,7 @@ impl<S: Send + 'static> Pipeline<S> {
     fn start(
         source: &Source,
         algorithm: Option<Algorithm>,
+        memory: MemoryLimit,
         counters: &Arc<Counters>,
         sink: impl FnOnce(&mut QueueReader, &Arc<Counters>) -> Result<S, Stop> + Send + 'static,
     ) -> Self {
@@ -173,7 +183,7 @@ impl<S: Send + 'static> Pipeline<S> {
         let digest = stage(&clocks.digest, move || stages::hash(to_hash, hashed, algorithm, &found));
         let found = Arc::clone(&damage);
         let decompress = stage(&clocks.decompress, move || {
-            with_reader(to_decompress, &found, |input| stages::decompress(&image, input, decompressed))
+            with_reader(to_decompress, &found, |input| stages::decompress(&image, memory, input, decompressed))
         });
         let counters = Arc::clone(counters);
         let write = stage(&clocks.write, move || with_reader(to_write, &damage, |input| sink(input, &counters)));

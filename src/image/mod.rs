@@ -2,7 +2,7 @@
 //!
 //! An image goes from its source to the disk in one pass: [`unpack`] for archives, [`write_raw`] for disk images.
 //! Fetching, hashing, decompressing and writing run side by side; memory is a few MiB of queues and the decoder's
-//! window, however large the image. Names of files and compressions are never believed, contents are.
+//! window, which has a limit ([`MemoryLimit`]), however large the image. Names of files and compressions are never believed, contents are.
 
 pub mod command;
 mod console;
@@ -12,6 +12,7 @@ mod engine;
 mod error;
 mod fetch;
 mod http;
+mod memory;
 mod queue;
 mod raw;
 mod report;
@@ -27,6 +28,7 @@ pub use decompress::Compression;
 pub use digest::{Algorithm, Digest, DigestError};
 pub use engine::{DigestRule, Options, unpack, write_raw};
 pub use error::ImageError;
+pub use memory::MemoryLimit;
 pub use report::{BusyShares, Observer, Progress, Report, Step, Unobserved};
 pub use retry::Retry;
 pub use sidecar::parse_sidecar;

@@ -9,6 +9,7 @@ use super::decompress::Compression;
 use super::digest::{Algorithm, Digest, Hasher};
 use super::error::ImageError;
 use super::fetch::Stop;
+use super::memory::MemoryLimit;
 use super::queue::{Gone, Pool, QueueReader, Receiver, Sender, is_gone};
 
 /// Bytes looked at to tell the compression.
@@ -63,7 +64,12 @@ pub(super) fn hash(
 }
 
 /// Decompresses whatever it is.
-pub(super) fn decompress(image: &str, input: &mut QueueReader, output: Sender) -> Result<Compression, Stop> {
+pub(super) fn decompress(
+    image: &str,
+    limit: MemoryLimit,
+    input: &mut QueueReader,
+    output: Sender,
+) -> Result<Compression, Stop> {
     let position = input.position();
     let mut head = Vec::new();
     input.by_ref().take(HEAD_BYTES).read_to_end(&mut head).map_err(|_| Stop::Gone)?;
@@ -81,7 +87,7 @@ pub(super) fn decompress(image: &str, input: &mut QueueReader, output: Sender) -
         pass_on(head, input, output)?;
         return Ok(compression);
     }
-    let mut decoder = compression.decoder(Cursor::new(head).chain(input)).map_err(failed)?;
+    let mut decoder = compression.decoder(Cursor::new(head).chain(input), limit).map_err(failed)?;
     let pool = Pool::default();
     loop {
         let mut buffer = pool.take();

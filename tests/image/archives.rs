@@ -3,7 +3,9 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::support::{add_xattrs, assert_same, facts, make_tree, run, text, unpack_file};
+use drophammer::image::{DigestRule, Options, Source, Unobserved, unpack};
+
+use crate::support::{add_xattrs, assert_same, block_on, facts, make_tree, options, run, text, unpack_file};
 
 struct Case {
     _temp: tempfile::TempDir,
@@ -132,6 +134,27 @@ fn all_compressions_are_told_by_content() {
         let report = unpack_file(&packed, &target).unwrap_or_else(|err| panic!("{command}: {err}"));
         assert_eq!(report.compression, compression, "{command}");
         assert_same(&expected, &facts(&target));
+        std::fs::remove_dir_all(&target).unwrap();
+    }
+}
+
+#[test]
+fn a_window_that_takes_more_memory_than_is_allowed_is_refused_and_the_limit_can_be_raised() {
+    let case = case();
+    tar(&case.tree, &case.archive, &["-H", "pax"]);
+    // From a pipe, so that the window is not made as small as the archive is.
+    for (command, mib) in [("cat $0 | zstd --long=27 -c", "168"), ("cat $0 | xz -9 -c", "98")] {
+        let packed = case.archive.with_file_name("packed");
+        std::fs::write(&packed, run("sh", &["-c", command, text(&case.archive)])).unwrap();
+        let error = unpack_file(&packed, &case.target).unwrap_err();
+        let error = format!("{:#}", anyhow::Error::new(error));
+        assert!(error.contains("more memory than 64 MiB") && error.contains("drophammer.memory=MIB"), "{error}");
+        assert_eq!(std::fs::read_dir(&case.target).unwrap().count(), 0, "{command}: nothing is written before");
+        let options = Options { memory: mib.parse().unwrap(), ..options(DigestRule::AllowMissing) };
+        let target = case.archive.with_file_name("unpacked");
+        std::fs::create_dir(&target).unwrap();
+        block_on(unpack(&Source::File(packed), &target, &options, &Unobserved)).unwrap();
+        assert_same(&facts(&case.tree), &facts(&target));
         std::fs::remove_dir_all(&target).unwrap();
     }
 }

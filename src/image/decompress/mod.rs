@@ -4,11 +4,7 @@ mod lz4;
 
 use std::io::{self, BufRead, Read};
 
-/// Log2 of the largest zstd window decoded: 128 MiB, what `zstd --ultra -22` and `--long` make. The decoder's memory
-/// grows with the window that the image was made with (8 MiB for `-19`), not with the image.
-const ZSTD_WINDOW_LOG_MAX: u32 = 27;
-/// Bytes the xz decoder may take; `xz -9` needs 65 MiB, `xz -6` 9 MiB.
-const XZ_MEMORY_MAX: u64 = 144 << 20;
+use super::memory::MemoryLimit;
 
 /// How a stream is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,23 +56,57 @@ impl Compression {
     }
 
     /// A reader of the decompressed stream. All frames or members of `input` are read; bytes behind the last that
-    /// are none are an error, and so is an end inside one.
-    pub(super) fn decoder<'a>(self, input: impl BufRead + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+    /// are none are an error, and so is an end inside one, and a window that takes more memory than `limit` allows.
+    pub(super) fn decoder<'a>(
+        self,
+        input: impl BufRead + Send + 'a,
+        limit: MemoryLimit,
+    ) -> io::Result<Box<dyn Read + Send + 'a>> {
         Ok(match self {
             Self::Lz4 => Box::new(lz4::Lz4Reader::new(input)),
             Self::Zstd => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
-                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-                Box::new(decoder)
+                decoder.window_log_max(limit.zstd_window_log())?;
+                Box::new(Told { decoder, limit })
             }
             Self::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
             Self::Xz => {
-                let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY_MAX, liblzma::stream::CONCATENATED)?;
-                Box::new(liblzma::bufread::XzDecoder::new_stream(input, stream))
+                let stream =
+                    liblzma::stream::Stream::new_stream_decoder(limit.decoder_bytes(), liblzma::stream::CONCATENATED)?;
+                Box::new(Told { decoder: liblzma::bufread::XzDecoder::new_stream(input, stream), limit })
             }
             Self::None => Box::new(input),
         })
     }
+}
+
+/// Says in words of the operator's that a decoder needs more memory than it may take.
+struct Told<R> {
+    decoder: R,
+    limit: MemoryLimit,
+}
+
+impl<R: Read> Read for Told<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.decoder.read(buffer).map_err(|error| match is_too_much_memory(&error) {
+            true => io::Error::new(
+                io::ErrorKind::OutOfMemory,
+                format!(
+                    "its window needs more memory than {}, which is the limit for the whole agent. Compress it with a \
+                     smaller one (zstd up to -19 without --long, xz up to -7), or allow more by drophammer.memory=MIB",
+                    self.limit
+                ),
+            ),
+            false => error,
+        })
+    }
+}
+
+/// zstd: `ZSTD_error_frameParameter_windowTooLarge` (lib/common/error_private.c); xz: `LZMA_MEMLIMIT_ERROR`.
+fn is_too_much_memory(error: &io::Error) -> bool {
+    let Some(cause) = error.get_ref() else { return false };
+    matches!(cause.downcast_ref(), Some(liblzma::stream::Error::MemLimit))
+        || cause.to_string() == "Frame requires too much memory for decoding"
 }
 
 /// 0x184D2A50 to 0x184D2A5F: frames that hold no content (zstd and lz4 frame formats).
@@ -111,7 +141,7 @@ mod tests {
     fn an_end_inside_a_stream_is_an_error() {
         let zstd = zstd::encode_all(&b"some text that is compressed"[..], 3).unwrap();
         let cut = &zstd[..zstd.len() - 3];
-        let read = Compression::Zstd.decoder(cut).unwrap().read_to_end(&mut Vec::new());
+        let read = Compression::Zstd.decoder(cut, MemoryLimit::default()).unwrap().read_to_end(&mut Vec::new());
         assert_eq!(read.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
@@ -121,7 +151,7 @@ mod tests {
         let skippable = [0x5f, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 9];
         let input = [frame(b"one "), skippable.to_vec(), frame(b"two")].concat();
         let mut text = String::new();
-        Compression::Zstd.decoder(&input[..]).unwrap().read_to_string(&mut text).unwrap();
+        Compression::Zstd.decoder(&input[..], MemoryLimit::default()).unwrap().read_to_string(&mut text).unwrap();
         assert_eq!(text, "one two");
     }
 
@@ -136,7 +166,7 @@ mod tests {
             }),
         ] {
             input.extend_from_slice(b"garbage behind it");
-            let read = compression.decoder(&input[..]).unwrap().read_to_end(&mut Vec::new());
+            let read = compression.decoder(&input[..], MemoryLimit::default()).unwrap().read_to_end(&mut Vec::new());
             assert!(read.is_err(), "{compression:?}");
         }
     }
