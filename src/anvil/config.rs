@@ -215,10 +215,12 @@ fn check_erase(partition: &PartitionConfig) -> Result<()> {
             "partition.{key}: expected in one place, found {word} in partition.bootconfig.commandline, too"
         );
     }
-    for level in words().filter_map(|word| word.strip_prefix(ERASE_KEY)) {
+    for value in words().filter_map(|word| word.strip_prefix(ERASE_KEY)) {
+        let level = value.strip_suffix(",format-unit").unwrap_or(value);
         ensure!(
-            ["quick", "clear", "purge"].contains(&level),
-            "partition.bootconfig.commandline: {ERASE_KEY} expected quick, clear or purge, found {level:?}"
+            ["quick", "clear", "purge", "format-unit"].contains(&level),
+            "partition.bootconfig.commandline: {ERASE_KEY} expected quick, clear or purge, and format-unit behind a \
+             comma, found {value:?}"
         );
     }
     let length = partition.commandline().len();
@@ -381,7 +383,8 @@ ntp: {enabled: true}
             ),
             (
                 "partition: {bootconfig: {commandline: drophammer.erase=fast}}",
-                "partition.bootconfig.commandline: drophammer.erase= expected quick, clear or purge, found \"fast\"",
+                "partition.bootconfig.commandline: drophammer.erase= expected quick, clear or purge, and \
+                 format-unit behind a comma, found \"fast\"",
             ),
             ("listen: 0.0.0.0", "listen: expected the address of one interface"),
             ("{listen: 10.0.0.1, dhcp: {mode: server}}", "interface: expected"),
@@ -409,6 +412,9 @@ ntp: {enabled: true}
         let commandline = |text: &str| parse_config(&format!("partition: {{{text}}}")).unwrap().partition.commandline();
         assert_eq!(commandline("id: lab"), "");
         assert_eq!(commandline("bootconfig: {commandline: a=1}, erase: purge"), "a=1 drophammer.erase=purge");
+        for line in ["drophammer.erase=clear,format-unit", "drophammer.erase=format-unit"] {
+            assert_eq!(commandline(&format!("bootconfig: {{commandline: '{line}'}}")), line);
+        }
         assert_eq!(
             commandline("erase_exclude: ['serial:A B,1%', /dev/sda, 'by-id:nvme-X_1']"),
             "drophammer.erase_exclude=serial:A%20B%2C1%25,/dev/sda,by-id:nvme-X_1"
