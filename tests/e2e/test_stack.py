@@ -13,7 +13,6 @@ from rack.paths import DIST
 from debian_system import boot_again, check_installed_system, install_debian, pull_the_plug
 from installation import event_names
 
-FIRST, SECOND = "LAB-machine-1", "LAB-machine-1-2"
 AGENT_LINE = (
     f"console=ttyS0,115200n8 drophammer.lldp=optional PIXIE_API_URL=http://{network.ADDRESS}:{HTTP_PORT}/certs"
 )
@@ -24,20 +23,21 @@ def test_debian_on_mirrors_is_booted_by_uefi_and_then_without_its_first_disk(rac
     machine = install_debian(rack, debian, options, "raid1")
     check_installed_system(rack, machine)
     check_mirrors(rack, machine, "/dev/md1", "[2/2] [UU]")
-    halves = {serial: efi_partition(rack, machine, serial) for serial in (FIRST, SECOND)}
+    first, second = serials(rack, machine)
+    halves = {serial: efi_partition(rack, machine, serial) for serial in (first, second)}
     entries, _ = boot_entries(rack, machine)
     assert sorted(entries.values()) == sorted(halves.values()), "not one entry for each half"
 
     before = pull_the_plug(rack, machine)
     boot_again(rack, machine, before, boots_from_disk=True)
     check_mirrors(rack, machine, "/dev/md1", "[2/2] [UU]")
-    assert booted_partition(rack, machine) == halves[FIRST]
+    assert booted_partition(rack, machine) == halves[first]
 
     before = pull_the_plug(rack, machine)
-    del machine.disks[FIRST]
+    del machine.disks[first]
     boot_again(rack, machine, before, boots_from_disk=True)
     check_mirrors(rack, machine, "/dev/md1", "[2/1] [_U]")
-    assert booted_partition(rack, machine) == halves[SECOND]
+    assert booted_partition(rack, machine) == halves[second]
     assert rack.ssh(machine, "findmnt -no SOURCE /boot/efi").strip() == "/dev/md0"
 
 
@@ -46,6 +46,7 @@ def test_debian_in_volumes_on_a_mirror_is_started_by_the_agent_without_a_byte_wr
     check_installed_system(rack, machine)
     check_volumes(rack, machine)
     check_mirrors(rack, machine, "/dev/mapper/system-root", "[2/2] [UU]")
+    first, _ = serials(rack, machine)
     rack.ssh(machine, "echo precious > data")
     installations = event_names(rack, machine).count("Installing")
 
@@ -58,7 +59,7 @@ def test_debian_in_volumes_on_a_mirror_is_started_by_the_agent_without_a_byte_wr
     assert machine.console.find("but its system cannot be started from here: the running kernel does not permit kexec")
     assert digests(machine) == on_disks, "something was written to the disks"
 
-    del machine.disks[FIRST]
+    del machine.disks[first]
     boot_agent(machine)
     rack.wait_for_ssh(machine)
     before = check_same_system(rack, machine, before, installations)
@@ -83,9 +84,14 @@ def check_same_system(rack, machine, before, installations):
     assert rack.ssh(machine, "cat data").strip() == "precious"
     assert event_names(rack, machine).count("Installing") == installations
     check_volumes(rack, machine)
-    # Which of its halves is left: Linux may have found the SCSI disks in either order when it was installed.
-    check_mirrors(rack, machine, "/dev/mapper/system-root", "[2/1]")
+    check_mirrors(rack, machine, "/dev/mapper/system-root", "[2/1] [_U]")
     return boot
+
+
+def serials(rack, machine):
+    """Of its disks, in the order in which it was installed: Linux may have found them in either."""
+    plan = rack.anvil.query("machine", "plan", machine.id)["plan"]
+    return [disk["disk"]["serial"] for disk in plan["disks"]]
 
 
 def check_mirrors(rack, machine, root, members):
