@@ -36,8 +36,8 @@ step ext4 /usr/sbin/mkfs.ext4 -F -L root {second}
 
 def measure(rack, options, image):
     options = replace(options, disk_gib=DISK_GIB)
-    efi, root = (entry["device"] for entry in layout.plain(options.disk)["filesystems"])
-    disk = layout.plain(options.disk)["disks"][0]["device"]
+    efi, root = (entry["device"] for entry in layout.named("plain", options.disk)["filesystems"])
+    disk = layout.named("plain", options.disk)["disks"][0]["device"]
     script = SCRIPT.format(disk=disk, efi=layout.EFI_MIB, first=efi, second=root)
     theirs = rival.run_steps(rack, options, TOOLS, script)
     total, ours = by_the_agent(rack, options, image)
