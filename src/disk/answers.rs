@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::device::{DiskFacts, DiskKind, disk_names, read_disk_named, read_kind};
+use crate::inventory::disk::device_name;
 use crate::inventory::readers::each_within;
 use crate::sys::roots::Roots;
 
@@ -42,7 +43,7 @@ fn ask_within(
     let busy = Busy::default();
     let names = disk_names(roots)?;
     let items = names.clone().into_iter().map(|name| {
-        let what = format!("reading table and signatures of /dev/{}", name.replace('!', "/"));
+        let what = format!("reading table and signatures of {}", device_name(&name));
         (what, (roots.clone(), name, Arc::clone(&busy)))
     });
     let (all_answered, answered) = mpsc::channel::<()>();
@@ -60,7 +61,7 @@ fn ask_within(
             Ok(disk) => Ok(disk),
             // It was taken out meanwhile.
             Err(_) if !roots.sys.join("block").join(&name).exists() => Ok(None),
-            Err(error) => Err(format!("/dev/{}: {error:#}", name.replace('!', "/"))),
+            Err(error) => Err(format!("{}: {error:#}", device_name(&name))),
         }
     });
     drop(all_answered);
@@ -92,7 +93,7 @@ fn locked(busy: &Busy) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
 }
 
 fn listed(busy: &Busy) -> String {
-    let names: Vec<String> = locked(busy).iter().map(|name| format!("/dev/{}", name.replace('!', "/"))).collect();
+    let names: Vec<String> = locked(busy).iter().map(|name| device_name(name)).collect();
     names.join(", ")
 }
 

@@ -90,7 +90,7 @@ impl DiskKind {
         match kind {
             // The bus does not count: a disk in a USB box that says it is fixed is one of the machine's.
             disk::DiskKind::Disk if removable == Some(false) => Self::Fixed,
-            // Nor is one whose flag can't be read: better not to erase than to erase what is not ours.
+            // One whose flag can't be read counts as one that can be taken out: better not to erase than to erase what is not ours.
             disk::DiskKind::Disk => Self::Removable,
             // Comes and goes, also one that says it is fixed.
             disk::DiskKind::BmcMedium => Self::Removable,
@@ -190,7 +190,7 @@ pub fn partition_node(roots: &Roots, disk_name: &str, number: u32) -> Result<Pat
 }
 
 /// Of the device `/dev/...`; elsewhere in a captured tree.
-fn node_at(roots: &Roots, device: &str) -> PathBuf {
+pub(super) fn node_at(roots: &Roots, device: &str) -> PathBuf {
     roots.dev.join(device.trim_start_matches("/dev/"))
 }
 

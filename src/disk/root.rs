@@ -12,7 +12,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::device::{DiskFacts, DiskKind, read_disks, read_signature};
+use super::device::{DiskFacts, DiskKind, node_at, read_disks, read_signature};
 use super::kernel::load_modules;
 use super::lvm::{FoundDevices, activate_read_only, deactivate_volume, find_groups};
 use super::probe::Signature;
@@ -20,6 +20,7 @@ use super::raid::{assemble_read_only, read_array_uuid, stop_device};
 use super::selector::resolve;
 use crate::api::layout::values::{RaidLevel, VolumeKind};
 use crate::api::layout::{FilesystemLayout, LogicalVolume, Raid};
+use crate::inventory::disk::device_name;
 use crate::sys::roots::Roots;
 
 /// A root whose arrays and volume run read-only. Dropped without [`InstalledRoot::stop`], they go on running.
@@ -229,7 +230,7 @@ fn filesystems(roots: &Roots, disks: &[DiskFacts]) -> Vec<Found> {
     });
     // A half of a mirror looks like what is on the mirror.
     let free = found.filter(|(name, _)| !is_held(roots, name));
-    free.map(|(name, signature)| Found { node: roots.dev.join(name.replace('!', "/")), signature: signature.clone() })
+    free.map(|(name, signature)| Found { node: node_at(roots, &device_name(name)), signature: signature.clone() })
         .collect()
 }
 

@@ -2,7 +2,8 @@
 //!
 //! An image goes from its source to the disk in one pass: [`unpack`] for archives, [`write_raw`] for disk images.
 //! Fetching, hashing, decompressing and writing run side by side; memory is a few MiB of queues and the decoder's
-//! window, which has a limit ([`MemoryLimit`]), however large the image. Names of files and compressions are never believed, contents are.
+//! window, which has a limit ([`MemoryLimit`]), however large the image. Names of files and compressions are never
+//! believed, contents are.
 
 pub mod command;
 mod console;

@@ -190,7 +190,7 @@ fn read_disk(dir: &Path, name: &str) -> Option<Disk> {
     let partitions = layers::read_partitions(&block, &read_names(&block).unwrap_or_default());
     Some(Disk {
         name: device_name(name),
-        kind: read_kind(&block, name),
+        kind: read_kind(&block, &device_path, name),
         size,
         logical_block_bytes: read_number(&block.join("queue/logical_block_size")),
         physical_block_bytes: read_number(&block.join("queue/physical_block_size")),
@@ -222,19 +222,19 @@ pub fn kernel_name(device: &str) -> String {
 }
 
 /// The kernel writes `!` where the name under `/dev` has a `/` (cciss!c0d0).
-fn device_name(kernel_name: &str) -> String {
+pub fn device_name(kernel_name: &str) -> String {
     format!("/dev/{}", kernel_name.replace('!', "/"))
 }
 
 /// Kind and mark `removable`, which sysfs tells also of a disk that answers nothing.
 pub fn read_kind_and_removable(roots: &Roots, kernel_name: &str) -> (DiskKind, Option<bool>) {
     let block = roots.sys.join("block").join(kernel_name);
-    (read_kind(&block, kernel_name), read_removable(&block))
+    let device_path = read_device_path(&block).unwrap_or_else(|| block.clone());
+    (read_kind(&block, &device_path, kernel_name), read_removable(&block))
 }
 
-fn read_kind(block: &Path, name: &str) -> DiskKind {
-    let device_path = read_device_path(block).unwrap_or_else(|| block.to_owned());
-    let kind = kind::kind(name, &device_path, read_number(&block.join("device/type")));
+fn read_kind(block: &Path, device_path: &Path, name: &str) -> DiskKind {
+    let kind = kind::kind(name, device_path, read_number(&block.join("device/type")));
     if kind == DiskKind::Disk && media::is_bmc_medium_at(block) { DiskKind::BmcMedium } else { kind }
 }
 
