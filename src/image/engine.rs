@@ -1,39 +1,27 @@
-//! The stages side by side: fetch → digest → decompress → write, one pass, bounded memory.
-//!
-//! Each stage is a thread (fetching by HTTP: a future) and hands chunks of 256 KiB to the next through a queue of
-//! fixed depth. A stage that fails closes its queues, and its neighbours end; the reason stays with the one that
-//! failed. Success is told only when the digest holds, everything is on the disk, and a sample has been read back.
+//! An image from its source to the disk. Success is told only when the digest holds, everything is on the disk, and
+//! what was written has been read back.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use reqwest::Client;
-use tokio::task::JoinError;
 
-use super::decompress::Compression;
-use super::digest::{Algorithm, Digest};
+use super::digest::Digest;
 use super::error::ImageError;
-use super::fetch::{Stop, fetch_file};
-use super::http::{fetch_text, fetch_url};
+use super::expected::find_digest;
+use super::fetch::Stop;
 use super::memory::MemoryLimit;
-use super::queue::{Clock, QueueReader, Receiver, Sender, queue};
+use super::pipeline::{Clocks, Part, Sink, stream};
+use super::queue::QueueReader;
 use super::raw;
-use super::report::{BusyShares, Counters, Meter, Observer, Report, Step, read_peak_rss};
+use super::report::{Counters, Meter, Observer, Report, Step, read_peak_rss};
 use super::retry::Retry;
-use super::sidecar::{SUFFIXES, parse_sidecar};
 use super::source::Source;
-use super::stages::{self, Damage};
-use super::unpack::{Unpacked, unpack as unpack_archive};
-use crate::causes::with_causes;
+use super::unpack::Unpacker;
 
-/// Chunks between two stages: 4 MiB for the fetched, as networks stutter, and 2 MiB each for what is hashed and what
-/// is decompressed.
-const FETCHED_CHUNKS: usize = 16;
-const HASHED_CHUNKS: usize = 8;
-const DECOMPRESSED_CHUNKS: usize = 16;
-/// No checksum file is longer; one for a whole directory may come near.
-const SIDECAR_MAX_BYTES: usize = 64 << 10;
+/// How often an image that changed while it was fetched is begun anew.
+const STARTS_MAX: u32 = 3;
 
 /// What an image is checked against.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +60,8 @@ impl Options {
 
 /// Unpacks the archive at `source` below `target`, which must exist.
 ///
-/// Files that are in the way are replaced, other files stay. On any error `target` holds a part of the image, and
+/// Files that are in the way are replaced, other files stay. An image that changes while it is fetched is begun
+/// anew if there were no files below `target`. On any error `target` holds a part of the image, and
 /// the caller must see to it that nobody uses it. Dropping the future stops the work soon, not at once: the threads
 /// notice at their next chunk. Needs a tokio runtime with time and IO enabled.
 pub async fn unpack(
@@ -81,11 +70,9 @@ pub async fn unpack(
     options: &Options,
     observer: &(dyn Observer + Send + Sync),
 ) -> Result<Report, ImageError> {
-    let (image, target, user_mode) = (source.to_string(), target.to_owned(), options.user_mode);
-    let sink = move |input: &mut QueueReader, counters: &Arc<Counters>| {
-        unpack_archive(&image, input, &target, user_mode, counters)
-    };
-    run(source, options, observer, sink, Unpacked::finish).await
+    let counters = Arc::new(Counters::new());
+    let sink = Unpacker::open(target, options.user_mode, &counters)?;
+    install(source, options, observer, &counters, sink).await
 }
 
 /// Writes the raw disk image at `source` to `target`, an existing block device that is not in use, or an existing
@@ -96,35 +83,82 @@ pub async fn write_raw(
     options: &Options,
     observer: &(dyn Observer + Send + Sync),
 ) -> Result<Report, ImageError> {
-    let target = target.to_owned();
-    let sink = move |input: &mut QueueReader, counters: &Arc<Counters>| raw::write(input, &target, counters);
-    run(source, options, observer, sink, raw::Written::finish).await
+    let counters = Arc::new(Counters::new());
+    let sink = RawSink { target: target.to_owned(), counters: Arc::clone(&counters), written: None };
+    install(source, options, observer, &counters, sink).await
 }
 
-async fn run<S: Send + 'static>(
+struct RawSink {
+    target: std::path::PathBuf,
+    counters: Arc<Counters>,
+    written: Option<raw::Written>,
+}
+
+impl Sink for RawSink {
+    fn write(&mut self, _: &str, input: &mut QueueReader) -> Result<(), Stop> {
+        self.written = Some(raw::write(input, &self.target, &self.counters)?);
+        Ok(())
+    }
+
+    fn settle(self) -> Result<u64, ImageError> {
+        self.written.map_or(Err(ImageError::StageDied { stage: "write" }), raw::Written::finish)
+    }
+
+    /// Nothing is in the way of writing all again.
+    fn start_over(&mut self, _: ImageError) -> Result<(), ImageError> {
+        Ok(())
+    }
+}
+
+async fn install<S: Sink>(
     source: &Source,
     options: &Options,
     observer: &(dyn Observer + Send + Sync),
-    sink: impl FnOnce(&mut QueueReader, &Arc<Counters>) -> Result<S, Stop> + Send + 'static,
-    finish: impl FnOnce(S) -> Result<u64, ImageError> + Send + 'static,
+    counters: &Arc<Counters>,
+    mut sink: S,
 ) -> Result<Report, ImageError> {
     let start = Instant::now();
-    let counters = Arc::new(Counters::new());
     let mut meter = Meter::new(start);
-    let expected = find_digest(source, options, &counters).await?;
-    tracing::info!(image = %source, digest = expected.as_ref().map(Digest::to_string), "fetching image");
+    let clocks = Clocks::default();
+    let mut starts = 1;
+    let (sink, compression, expected) = loop {
+        let expected = find_digest(source, options, counters).await?;
+        tracing::info!(image = %source, digest = expected.as_ref().map(Digest::to_string), "fetching image");
+        let part = Part { source: source.clone(), expected };
+        let streamed = stream(&part, sink, options, &clocks, counters);
+        match observed(streamed, observer, &mut meter, counters, Step::Streaming).await {
+            (Some(sink), Ok(compression)) => break (sink, compression, part.expected),
+            (Some(back), Err(changed @ ImageError::Changed { .. })) if starts < STARTS_MAX => {
+                tracing::warn!("{changed}: starting over");
+                sink = start_over(back, changed).await?;
+                starts += 1;
+                counters.start_over();
+                meter = Meter::new(Instant::now());
+            }
+            (_, Err(err)) => return Err(err),
+            (None, Ok(_)) => return Err(ImageError::StageDied { stage: "write" }),
+        }
+    };
 
-    let algorithm = expected.as_ref().map(Digest::algorithm);
-    let mut pipeline = Pipeline::start(source, algorithm, options.memory, &counters, sink);
-    let ends = observed(pipeline.join(source, options, &counters), observer, &mut meter, &counters, Step::Streaming);
-    let (written, compression) = ends.await.judge(source, expected.as_ref(), &counters)?;
-
-    let settled = tokio::task::spawn_blocking(move || finish(written));
-    let settled = observed(settled, observer, &mut meter, &counters, Step::Settling).await;
+    let settled = tokio::task::spawn_blocking(move || sink.settle());
+    let settled = observed(settled, observer, &mut meter, counters, Step::Settling).await;
     let read_back = settled.map_err(|_| ImageError::StageDied { stage: "settling" })??;
-    observer.progress(&meter.read(&counters, Step::Settling));
+    observer.progress(&meter.read(counters, Step::Settling));
 
-    let report = report(&counters, &pipeline.clocks, compression, expected, read_back, start);
+    let report = Report {
+        bytes_in: Counters::get(&counters.bytes_in),
+        bytes_out: Counters::get(&counters.bytes_out),
+        files: Counters::get(&counters.files),
+        seconds: start.elapsed().as_secs_f64(),
+        compression: compression.as_str(),
+        busy: clocks.busy(),
+        retries: Counters::get(&counters.retries),
+        starts,
+        digest: expected,
+        read_back,
+        peak_rss_bytes: read_peak_rss(),
+        warnings: counters.warnings(),
+    };
     tracing::info!(
         image = %source,
         bytes_in = report.bytes_in,
@@ -137,148 +171,9 @@ async fn run<S: Send + 'static>(
     Ok(report)
 }
 
-struct Clocks {
-    fetch: Arc<Clock>,
-    digest: Arc<Clock>,
-    decompress: Arc<Clock>,
-    write: Arc<Clock>,
-}
-
-type Thread<T> = tokio::task::JoinHandle<Result<T, Stop>>;
-
-/// The stages that run.
-struct Pipeline<S> {
-    clocks: Clocks,
-    /// Where fetched bytes go; taken by the fetch.
-    fetched: Option<Sender>,
-    digest: Thread<Option<Digest>>,
-    decompress: Thread<Compression>,
-    write: Thread<S>,
-}
-
-/// How the stages ended.
-struct Ends<S> {
-    fetch: Result<(), Stop>,
-    digest: Result<Result<Option<Digest>, Stop>, JoinError>,
-    decompress: Result<Result<Compression, Stop>, JoinError>,
-    write: Result<Result<S, Stop>, JoinError>,
-}
-
-impl<S: Send + 'static> Pipeline<S> {
-    fn start(
-        source: &Source,
-        algorithm: Option<Algorithm>,
-        memory: MemoryLimit,
-        counters: &Arc<Counters>,
-        sink: impl FnOnce(&mut QueueReader, &Arc<Counters>) -> Result<S, Stop> + Send + 'static,
-    ) -> Self {
-        let clock = Arc::<Clock>::default;
-        let clocks = Clocks { fetch: clock(), digest: clock(), decompress: clock(), write: clock() };
-        let damage = Arc::new(Damage::default());
-        let (fetched, to_hash) = queue(FETCHED_CHUNKS, &clocks.fetch, &clocks.digest);
-        let (hashed, to_decompress) = queue(HASHED_CHUNKS, &clocks.digest, &clocks.decompress);
-        let (decompressed, to_write) = queue(DECOMPRESSED_CHUNKS, &clocks.decompress, &clocks.write);
-        let image = source.to_string();
-        let found = Arc::clone(&damage);
-        let digest = stage(&clocks.digest, move || stages::hash(to_hash, hashed, algorithm, &found));
-        let found = Arc::clone(&damage);
-        let decompress = stage(&clocks.decompress, move || {
-            with_reader(to_decompress, &found, |input| stages::decompress(&image, memory, input, decompressed))
-        });
-        let counters = Arc::clone(counters);
-        let write = stage(&clocks.write, move || with_reader(to_write, &damage, |input| sink(input, &counters)));
-        Self { clocks, fetched: Some(fetched), digest, decompress, write }
-    }
-
-    /// Fetches, and waits until all have ended.
-    async fn join(&mut self, source: &Source, options: &Options, counters: &Arc<Counters>) -> Ends<S> {
-        let fetched = self.fetched.take();
-        let clock = Arc::clone(&self.clocks.fetch);
-        let fetch = async {
-            let start = Instant::now();
-            let result = match fetched {
-                Some(sender) => fetch(source, options, counters, sender).await,
-                None => Err(Stop::Gone),
-            };
-            clock.ran_since(start);
-            result
-        };
-        let (fetch, digest, decompress, write) =
-            tokio::join!(fetch, &mut self.digest, &mut self.decompress, &mut self.write);
-        Ends { fetch, digest, decompress, write }
-    }
-}
-
-impl<S> Ends<S> {
-    /// The one reason, if anything failed. A wrong digest explains damage further on and comes before it; a stage
-    /// that only lost its neighbour has no reason of its own.
-    fn judge(
-        self,
-        source: &Source,
-        expected: Option<&Digest>,
-        counters: &Counters,
-    ) -> Result<(S, Compression), ImageError> {
-        let died = |stage| move |_| ImageError::StageDied { stage };
-        let digest = self.digest.map_err(died("digest"))?;
-        let decompress = self.decompress.map_err(died("decompress"))?;
-        let write = self.write.map_err(died("write"))?;
-        let failure = match (&decompress, &write) {
-            (Err(Stop::Failed(err)), _) | (_, Err(Stop::Failed(err))) => Some(err),
-            _ => None,
-        };
-        if let (Some(expected), Ok(Some(found))) = (expected, &digest)
-            && expected != found
-        {
-            return Err(ImageError::Digest {
-                image: source.to_string(),
-                expected: expected.clone(),
-                found: found.clone(),
-                bytes: Counters::get(&counters.bytes_in),
-                damage: failure.map(|err| with_causes(err)),
-            });
-        }
-        match (decompress, write, self.fetch, digest) {
-            (Err(Stop::Failed(err)), ..) | (_, Err(Stop::Failed(err)), ..) | (_, _, Err(Stop::Failed(err)), _) => {
-                Err(err)
-            }
-            (Ok(compression), Ok(written), Ok(()), Ok(_)) => Ok((written, compression)),
-            _ => Err(ImageError::StageDied { stage: "image" }),
-        }
-    }
-}
-
-/// A stage on a thread of its own.
-fn stage<T: Send + 'static>(clock: &Arc<Clock>, work: impl FnOnce() -> Result<T, Stop> + Send + 'static) -> Thread<T> {
-    let clock = Arc::clone(clock);
-    tokio::task::spawn_blocking(move || {
-        let start = Instant::now();
-        let result = work();
-        clock.ran_since(start);
-        result
-    })
-}
-
-/// The reader is dropped, and with it the queue closed, only after damage is noted.
-fn with_reader<T>(
-    queue: Receiver,
-    damage: &Damage,
-    work: impl FnOnce(&mut QueueReader) -> Result<T, Stop>,
-) -> Result<T, Stop> {
-    let mut reader = QueueReader::new(queue);
-    let result = work(&mut reader);
-    damage.note(&result);
-    result
-}
-
-async fn fetch(source: &Source, options: &Options, counters: &Arc<Counters>, sender: Sender) -> Result<(), Stop> {
-    match source {
-        Source::Url(url) => fetch_url(client(source, options)?, url, options.retry, counters, sender).await,
-        Source::File(path) => {
-            let (path, counters) = (path.clone(), Arc::clone(counters));
-            let fetched = tokio::task::spawn_blocking(move || fetch_file(&path, &counters, sender));
-            fetched.await.unwrap_or(Err(Stop::Failed(ImageError::StageDied { stage: "fetch" })))
-        }
-    }
+async fn start_over<S: Sink>(mut sink: S, changed: ImageError) -> Result<S, ImageError> {
+    let cleared = tokio::task::spawn_blocking(move || sink.start_over(changed).map(|()| sink));
+    cleared.await.unwrap_or(Err(ImageError::StageDied { stage: "write" }))
 }
 
 /// Does the work and tells of its progress.
@@ -301,70 +196,6 @@ async fn observed<T>(
     }
 }
 
-/// The digest that the image must have, `None` only if it may go without.
-async fn find_digest(source: &Source, options: &Options, counters: &Counters) -> Result<Option<Digest>, ImageError> {
-    if let DigestRule::Given(digest) = &options.digest {
-        return Ok(Some(digest.clone()));
-    }
-    let file_name = source.file_name();
-    for (suffix, algorithm) in SUFFIXES {
-        let beside = source.beside(suffix);
-        let Some(text) = read_sidecar(&beside, options).await? else { continue };
-        match parse_sidecar(&text, algorithm, &file_name) {
-            Some(digest) => return Ok(Some(digest)),
-            None => counters.warn(format!("{beside} holds no {algorithm} digest of {file_name}")),
-        }
-    }
-    let tried = SUFFIXES.map(|(suffix, _)| suffix).join(", ");
-    match options.digest {
-        DigestRule::AllowMissing => {
-            counters.warn(format!("{source} has no digest: its content can't be checked"));
-            Ok(None)
-        }
-        DigestRule::Given(_) | DigestRule::Sidecar => Err(ImageError::NoDigest { image: source.to_string(), tried }),
-    }
-}
-
-async fn read_sidecar(source: &Source, options: &Options) -> Result<Option<String>, ImageError> {
-    match source {
-        Source::Url(url) => fetch_text(client(source, options)?, url, SIDECAR_MAX_BYTES, options.retry).await,
-        Source::File(path) => match std::fs::read(path) {
-            Ok(bytes) if bytes.len() <= SIDECAR_MAX_BYTES => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-            Ok(_) => Ok(None),
-            Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(ImageError::ReadFile { path: path.clone(), offset: 0, source }),
-        },
-    }
-}
-
-fn client<'o>(source: &Source, options: &'o Options) -> Result<&'o Client, ImageError> {
+pub(super) fn client<'o>(source: &Source, options: &'o Options) -> Result<&'o Client, ImageError> {
     options.http.as_ref().ok_or_else(|| ImageError::NoHttpClient { url: source.to_string() })
-}
-
-fn report(
-    counters: &Counters,
-    clocks: &Clocks,
-    compression: Compression,
-    digest: Option<Digest>,
-    read_back: u64,
-    start: Instant,
-) -> Report {
-    Report {
-        bytes_in: Counters::get(&counters.bytes_in),
-        bytes_out: Counters::get(&counters.bytes_out),
-        files: Counters::get(&counters.files),
-        seconds: start.elapsed().as_secs_f64(),
-        compression: compression.as_str(),
-        busy: BusyShares {
-            fetch: clocks.fetch.busy_share(),
-            digest: clocks.digest.busy_share(),
-            decompress: clocks.decompress.busy_share(),
-            write: clocks.write.busy_share(),
-        },
-        retries: Counters::get(&counters.retries),
-        digest,
-        read_back,
-        peak_rss_bytes: read_peak_rss(),
-        warnings: counters.warnings(),
-    }
 }

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::tar::Pieces;
+
 /// Bytes in one piece. Pieces may be shorter, never longer.
 pub(super) const CHUNK_BYTES: usize = 256 << 10;
 
@@ -128,6 +130,13 @@ impl QueueReader {
         Ok((!chunk.is_empty()).then_some(chunk))
     }
 
+    /// What is left of the present chunk or the next one, at most `most` bytes of it, without a copy. Empty at the end.
+    pub(super) fn piece(&mut self, most: usize) -> io::Result<Bytes> {
+        let count = self.fill_buf()?.len().min(most);
+        self.taken.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(self.chunk.split_to(count))
+    }
+
     /// Bytes read so far, for whoever wants to know when the reader is inside a decoder.
     pub(super) fn position(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.taken)
@@ -150,6 +159,12 @@ impl BufRead for QueueReader {
         let count = count.min(self.chunk.len());
         self.taken.fetch_add(count as u64, Ordering::Relaxed);
         let _ = self.chunk.split_to(count);
+    }
+}
+
+impl Pieces for &mut QueueReader {
+    fn piece(&mut self, most: usize) -> io::Result<Bytes> {
+        QueueReader::piece(self, most)
     }
 }
 

@@ -81,6 +81,8 @@ pub struct Report {
     pub busy: BusyShares,
     /// Connections made again.
     pub retries: u64,
+    /// 1, and one more for each time that the image changed while it was fetched.
+    pub starts: u32,
     /// The digest that was checked; absent when none was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
@@ -126,6 +128,13 @@ impl Counters {
 
     pub(super) fn get(counter: &AtomicU64) -> u64 {
         counter.load(Ordering::Relaxed)
+    }
+
+    /// Everything is fetched and written anew.
+    pub(super) fn start_over(&self) {
+        for counter in [&self.bytes_in, &self.bytes_out, &self.files] {
+            counter.store(0, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn set_total(&self, total: Option<u64>) {

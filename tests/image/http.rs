@@ -23,6 +23,8 @@ enum Act {
     WrongStart(usize),
     /// As if the file had another ETag now.
     NewTag,
+    /// The beginning of what the file was before it changed.
+    Older(Vec<u8>),
     Status(u16),
     /// Promises so many bytes more than it has.
     Promise(usize),
@@ -107,6 +109,13 @@ async fn answer(
     heads.lock().unwrap().push(head.clone());
     let asked = head.lines().find_map(|line| line.strip_prefix("range: bytes=")?.strip_suffix('-')?.parse().ok());
     let act = script.lock().unwrap().pop_front();
+    if let Some(Act::Older(content)) = &act {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nETag: \"older\"\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            content.len() + 1_000_000
+        );
+        return stream.write_all(&[head.as_bytes(), content].concat()).await;
+    }
     let start: usize = match act {
         Some(Act::NoRange | Act::NewTag) => 0,
         Some(Act::WrongStart(further)) => asked.unwrap_or(0) + further,
@@ -170,15 +179,45 @@ fn a_server_without_ranges_sends_all_again() {
     assert_same(&facts(&rack.tree), &facts(&rack.target));
 }
 
+/// An image with a file that ours has not, and with other content in one that both have.
+fn older_image() -> Vec<u8> {
+    let temp = tempfile::tempdir().unwrap();
+    let script = "mkdir -p $0/bin $0/old && head -c 900000 /dev/urandom | tee $0/bin/large > $0/old/file";
+    run("sh", &["-c", script, text(temp.path())]);
+    run("tar", &["-C", text(temp.path()), "-cf", "-", "."])
+}
+
 #[test]
-fn an_image_that_changed_is_an_error() {
-    let err = install(&rack(), vec![Act::Break(1_000_000), Act::NewTag]).0.unwrap_err();
-    match err {
+fn an_image_that_changed_is_begun_anew_and_nothing_of_the_old_one_stays() {
+    let rack = rack();
+    let mount_point = rack.target.join("empty");
+    std::fs::create_dir(&mount_point).unwrap();
+    let (result, heads) = install(&rack, vec![Act::Older(older_image()), Act::NewTag]);
+    let report = result.unwrap();
+    assert_eq!((report.starts, heads.len()), (2, 3));
+    assert!(!heads[2].contains("range:"), "{}", heads[2]);
+    assert_eq!(report.bytes_in, rack.bytes.len() as u64);
+    assert_same(&facts(&rack.tree), &facts(&rack.target));
+}
+
+#[test]
+fn an_image_that_changes_again_and_again_is_an_error() {
+    let rounds = (0..3).flat_map(|_| [Act::Break(1_000_000), Act::NewTag]).collect();
+    match install(&rack(), rounds).0.unwrap_err() {
         ImageError::Changed { offset, expected, found, .. } => {
             assert_eq!((offset, expected.as_str(), found.as_str()), (1_000_000, "\"old\"", "\"new\""));
         }
         other => panic!("{other}"),
     }
+}
+
+#[test]
+fn an_image_that_changed_is_an_error_where_other_files_can_not_be_told_from_its_own() {
+    let rack = rack();
+    std::fs::write(rack.target.join("mine"), "kept").unwrap();
+    let err = install(&rack, vec![Act::Break(1_000_000), Act::NewTag]).0.unwrap_err();
+    assert!(matches!(err, ImageError::Changed { .. }), "{err}");
+    assert_eq!(std::fs::read(rack.target.join("mine")).unwrap(), b"kept");
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod archives;
 mod digests;
 mod hostile;
 mod http;
+mod order;
 mod raw;
 mod support;
 mod trees;

@@ -11,7 +11,7 @@ mod reader;
 mod sparse;
 
 pub use entry::{Entry, Kind, Segment, Timestamp};
-pub use reader::{ReadError, Reader, TarError, TarFault};
+pub use reader::{Pieces, ReadError, Reader, TarError, TarFault};
 
 /// Size of everything in an archive: headers, and content rounded up to it.
 const BLOCK_BYTES: usize = 512;

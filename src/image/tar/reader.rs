@@ -2,6 +2,8 @@
 
 use std::io::{self, BufRead};
 
+use bytes::Bytes;
+
 use super::entry::{Entry, Kind, Segment, Timestamp};
 use super::header::{BadField, Family, Header, sparse_extension};
 use super::pax::{BadRecord, Records};
@@ -49,6 +51,12 @@ pub enum ReadError {
     Tar(#[from] TarError),
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+/// Input that can give away what it holds without a copy.
+pub trait Pieces: BufRead {
+    /// At least one byte and at most `most`, used up; none at the end of the input.
+    fn piece(&mut self, most: usize) -> io::Result<Bytes>;
 }
 
 /// Reads an archive from a stream.
@@ -156,6 +164,24 @@ impl<R: BufRead> Reader<R> {
         self.input.consume(count);
         self.offset += count as u64;
         self.remaining = self.remaining.saturating_sub(count as u64);
+    }
+
+    /// At most `most` bytes of the present entry's content, used up and without a copy. Empty at its end.
+    pub fn piece(&mut self, most: usize) -> Result<Bytes, ReadError>
+    where
+        R: Pieces,
+    {
+        let most = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(most);
+        if most == 0 {
+            return Ok(Bytes::new());
+        }
+        let piece = self.input.piece(most)?;
+        if piece.is_empty() {
+            return Err(self.fault(TarFault::Truncated("a file's content")));
+        }
+        self.offset += piece.len() as u64;
+        self.remaining = self.remaining.saturating_sub(piece.len() as u64);
+        Ok(piece)
     }
 
     /// Reads what is behind the end mark, so that whoever hashes the stream sees all of it. Returns its length and

@@ -3,15 +3,17 @@
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
-use nix::sys::stat::{FchmodatFlags, Mode, UtimensatFlags, fchmod, fchmodat, futimens, utimensat};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, futimens, utimensat};
 use nix::sys::statfs::fstatfs;
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat};
@@ -31,50 +33,69 @@ const FOREIGN: [i64; 7] = [0x4d44, 0x2011_bab0, 0x7366_746e, 0x5346_544e, 0x9fa0
 /// What failed, and how.
 pub(super) type Failed = (&'static str, io::Error);
 
-/// Sets what an archive says of a file.
+/// Inherited by what is made in a directory, so it is set when nothing is made there any more.
+pub(super) const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+
+/// Sets what an archive says of a file, from any thread.
 pub(super) struct Metadata {
     /// Not root: own files only, so no owners, no set-id bits, no attributes but the user's own.
     user_mode: bool,
     root_device: u64,
     counters: Arc<Counters>,
     /// File systems about which a warning was given.
-    warned: HashSet<u64>,
-    warned_xattr: bool,
+    warned: Mutex<HashSet<u64>>,
+    warned_xattr: AtomicBool,
 }
 
 impl Metadata {
     pub(super) fn new(user_mode: bool, root_device: u64, counters: Arc<Counters>) -> Self {
-        Self { user_mode, root_device, counters, warned: HashSet::new(), warned_xattr: false }
+        Self { user_mode, root_device, counters, warned: Mutex::default(), warned_xattr: AtomicBool::new(false) }
     }
 
-    /// Of an open file or directory. The time of a directory comes later, when nothing is put into it any more.
-    pub(super) fn apply_open(
-        &mut self,
-        file: OwnedFd,
-        device: u64,
-        entry: &Entry,
-        with_time: bool,
-    ) -> Result<(), Failed> {
-        if !self.user_mode {
+    /// The mode that a file is created with: its own, if nobody else could get at it before its owner is set.
+    pub(super) fn first_mode(&self, entry: &Entry) -> Mode {
+        let is_final = self.user_mode || (entry.uid, entry.gid) == (0, 0);
+        Mode::from_bits_truncate(if is_final { entry.mode & 0o777 } else { 0o600 })
+    }
+
+    /// Of a file that was just made and is as `stat` says. What is right already is not set again: each of these
+    /// calls goes through the file system's journal.
+    pub(super) fn apply_file(&self, file: OwnedFd, stat: &FileStat, entry: &Entry) -> Result<(), Failed> {
+        let file = self.apply_open(file, stat, entry)?;
+        let time = futimens(&file, &TimeSpec::UTIME_OMIT, &time_spec(entry.modified));
+        self.judge("setting time of", time, &file, stat.st_dev)
+    }
+
+    /// Of a directory. Its time and default ACL come later, when nothing is put into it any more.
+    pub(super) fn apply_directory(&self, dir: OwnedFd, stat: &FileStat, entry: &Entry) -> Result<(), Failed> {
+        self.apply_open(dir, stat, entry).map(drop)
+    }
+
+    fn apply_open(&self, file: OwnedFd, stat: &FileStat, entry: &Entry) -> Result<File, Failed> {
+        let chowned = !self.user_mode && (stat.st_uid, stat.st_gid) != (entry.uid, entry.gid);
+        if chowned {
             let owner = fchown(&file, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)));
-            self.judge("setting owner of", owner, &file, device)?;
+            self.judge("setting owner of", owner, &file, stat.st_dev)?;
         }
-        let mode = fchmod(&file, self.mode(entry));
-        self.judge("setting mode of", mode, &file, device)?;
-        let file = std::fs::File::from(file);
+        let wanted = self.mode(entry);
+        // a change of owner may have cleared bits
+        if chowned || Mode::from_bits_truncate(stat.st_mode) != wanted {
+            self.judge("setting mode of", fchmod(&file, wanted), &file, stat.st_dev)?;
+        }
+        let file = File::from(file);
+        let is_directory = stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits();
         for (name, value) in self.wanted_xattrs(entry) {
+            if is_directory && name == DEFAULT_ACL {
+                continue;
+            }
             let set = file.set_xattr(OsStr::from_bytes(name), value).map_err(errno);
-            self.judge_xattr(set, &file, device)?;
+            self.judge_xattr(set, &file, stat.st_dev)?;
         }
-        if with_time {
-            let time = futimens(&file, &TimeSpec::UTIME_OMIT, &time_spec(entry.modified));
-            self.judge("setting time of", time, &file, device)?;
-        }
-        Ok(())
+        Ok(file)
     }
 
     /// Of a link, device or FIFO that was just made as `name` in `dir`. `has_mode` is false for links.
-    pub(super) fn apply_named(&mut self, dir: &Dir, name: &OsStr, entry: &Entry, has_mode: bool) -> Result<(), Failed> {
+    pub(super) fn apply_named(&self, dir: &Dir, name: &OsStr, entry: &Entry, has_mode: bool) -> Result<(), Failed> {
         if !self.user_mode {
             let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
             let owner = fchownat(dir, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW);
@@ -99,24 +120,17 @@ impl Metadata {
         Mode::from_bits_truncate(entry.mode & !dropped)
     }
 
-    fn wanted_xattrs<'e>(&mut self, entry: &'e Entry) -> Vec<&'e (Vec<u8>, Vec<u8>)> {
+    fn wanted_xattrs<'e>(&self, entry: &'e Entry) -> Vec<&'e (Vec<u8>, Vec<u8>)> {
         let (wanted, left): (Vec<_>, Vec<_>) =
             entry.xattrs.iter().partition(|(name, _)| !self.user_mode || name.starts_with(b"user."));
-        if !left.is_empty() && !self.warned_xattr {
-            self.warned_xattr = true;
+        if !left.is_empty() && !self.warned_xattr.swap(true, Ordering::Relaxed) {
             self.counters.warn("not root: only extended attributes of the kind user.* are kept".to_owned());
         }
         wanted
     }
 
     /// A file system that knows no owners is no reason to fail; any other is.
-    fn judge(
-        &mut self,
-        action: &'static str,
-        done: Result<(), Errno>,
-        on: impl AsFd,
-        device: u64,
-    ) -> Result<(), Failed> {
+    fn judge(&self, action: &'static str, done: Result<(), Errno>, on: impl AsFd, device: u64) -> Result<(), Failed> {
         match done {
             Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS) if is_foreign(&on) => {
                 self.warn_once(device, "owners, modes and times");
@@ -128,7 +142,7 @@ impl Metadata {
     }
 
     /// Attributes may also be missing on a file system that others mounted into the tree, such as a tmpfs.
-    fn judge_xattr(&mut self, done: Result<(), Errno>, on: impl AsFd, device: u64) -> Result<(), Failed> {
+    fn judge_xattr(&self, done: Result<(), Errno>, on: impl AsFd, device: u64) -> Result<(), Failed> {
         match done {
             Err(Errno::EPERM | Errno::EOPNOTSUPP) if device != self.root_device || is_foreign(&on) => {
                 self.warn_once(device, "extended attributes");
@@ -139,8 +153,8 @@ impl Metadata {
         }
     }
 
-    fn warn_once(&mut self, device: u64, what: &str) {
-        if self.warned.insert(device) {
+    fn warn_once(&self, device: u64, what: &str) {
+        if self.warned.lock().is_ok_and(|mut warned| warned.insert(device)) {
             let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
             self.counters.warn(format!("file system {major}:{minor} does not keep {what}: left out there"));
         }
@@ -151,6 +165,15 @@ impl Metadata {
 pub(super) fn set_time(dir: impl AsFd, time: Timestamp) -> Result<(), Errno> {
     match futimens(&dir, &TimeSpec::UTIME_OMIT, &time_spec(time)) {
         Err(Errno::EPERM | Errno::EINVAL | Errno::ENOSYS) if is_foreign(&dir) => Ok(()),
+        done => done,
+    }
+}
+
+/// Sets what new files in a directory inherit.
+pub(super) fn set_default_acl(dir: &OwnedFd, acl: &[u8]) -> Result<(), Errno> {
+    let path = format!("/proc/self/fd/{}", dir.as_raw_fd());
+    match xattr::set(path, OsStr::from_bytes(DEFAULT_ACL), acl).map_err(errno) {
+        Err(Errno::EPERM | Errno::EOPNOTSUPP) => Ok(()),
         done => done,
     }
 }

@@ -4,11 +4,10 @@
 //! files that enter the sample are hashed, about `FILES × ln(all / FILES)` of them.
 
 use std::fs::File;
-use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
 use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
-use nix::sys::stat::fstat;
+use nix::sys::stat::{FileStat, fstat};
 use ring::digest::{Context, SHA256};
 
 use super::tree::Tree;
@@ -35,14 +34,15 @@ struct Sampled {
 }
 
 pub(super) struct Sample {
-    kept: Vec<Sampled>,
+    /// By slot; free ones are not taken yet, or their file was removed.
+    kept: Vec<Option<Sampled>>,
     seen: u64,
     random: SplitMix,
 }
 
 /// A file being written that will enter the sample.
 pub(super) struct Watch {
-    /// Whose place it takes; the next free one if there is none.
+    /// Its place, which it takes from another file.
     slot: usize,
     start: u64,
     end: u64,
@@ -54,44 +54,45 @@ pub(super) struct Watch {
 impl Sample {
     pub(super) fn new() -> Self {
         // without a random source a fixed sample is still a sample
-        Self { kept: Vec::new(), seen: 0, random: SplitMix(getrandom::u64().unwrap_or(1)) }
+        Self { kept: (0..FILES).map(|_| None).collect(), seen: 0, random: SplitMix(getrandom::u64().unwrap_or(1)) }
     }
 
     /// Whether the next file is to be watched.
     pub(super) fn draw(&mut self, size: u64) -> Option<Watch> {
-        self.seen += 1;
-        let slot = match self.kept.len() < FILES {
-            true => self.kept.len(),
-            false => usize::try_from(self.random.below(self.seen)).ok().filter(|slot| *slot < FILES)?,
+        let slot = match self.seen < FILES as u64 {
+            true => self.seen,
+            false => self.random.below(self.seen + 1),
         };
+        self.seen += 1;
+        let slot = usize::try_from(slot).ok().filter(|slot| *slot < FILES)?;
         let start = self.random.below(size.saturating_sub(WINDOW_BYTES).saturating_add(1));
         let end = size.min(start.saturating_add(WINDOW_BYTES));
         Some(Watch { slot, start, end, position: start, hash: Context::new(&SHA256) })
     }
 
     /// The watched file is complete.
-    pub(super) fn keep(&mut self, watch: Watch, path: &[u8], file: impl AsFd) -> Result<(), nix::errno::Errno> {
-        let stat = fstat(file)?;
+    pub(super) fn keep(&mut self, watch: Watch, path: &[u8], stat: &FileStat) {
         let (slot, offset, bytes) = (watch.slot, watch.start, watch.end - watch.start);
         let identity = Identity { device: stat.st_dev, inode: stat.st_ino };
         let sampled = Sampled { path: path.to_vec(), identity, offset, bytes, sha256: watch.finish() };
-        match self.kept.get_mut(slot) {
-            Some(place) => *place = sampled,
-            None => self.kept.push(sampled),
+        if let Some(place) = self.kept.get_mut(slot) {
+            *place = Some(sampled);
         }
-        Ok(())
     }
 
     /// A file is removed to make room for another; its inode's number may come again at once.
     pub(super) fn forget(&mut self, device: u64, inode: u64) {
-        self.kept.retain(|sampled| sampled.identity != Identity { device, inode });
+        let gone = Identity { device, inode };
+        for slot in self.kept.iter_mut().filter(|slot| slot.as_ref().is_some_and(|kept| kept.identity == gone)) {
+            *slot = None;
+        }
     }
 
     /// Reads all back from the disk. Must come after a sync: only clean pages leave the cache. Returns the number
     /// of files compared.
     pub(super) fn verify(&self, tree: &Tree) -> Result<u64, ImageError> {
         let mut compared = 0;
-        for sampled in &self.kept {
+        for sampled in self.kept.iter().flatten() {
             compared += u64::from(verify_one(sampled, tree)?);
         }
         Ok(compared)
@@ -201,7 +202,7 @@ mod tests {
         let mut sample = Sample::new();
         let mut watch = sample.draw(size).unwrap();
         pieces.iter().for_each(|(offset, bytes)| watch.wrote(*offset, bytes));
-        sample.keep(watch, name.as_bytes(), File::open(root.join(name)).unwrap()).unwrap();
+        sample.keep(watch, name.as_bytes(), &fstat(File::open(root.join(name)).unwrap()).unwrap());
         sample
     }
 
@@ -246,22 +247,20 @@ mod tests {
             .scan(0, |at, piece| Some((std::mem::replace(at, *at + piece.len() as u64), piece)))
             .collect();
         let sample = sample_of(root.path(), "a", size, &pieces);
-        assert_eq!(sample.kept[0].bytes, WINDOW_BYTES);
+        assert_eq!(sample.kept[0].as_ref().unwrap().bytes, WINDOW_BYTES);
         assert_eq!(sample.verify(&tree).unwrap(), 1);
     }
 
     #[test]
     fn the_sample_stays_small() {
         let (root, _tree) = tree_with("a", b"");
-        let file = File::open(root.path().join("a")).unwrap();
+        let stat = fstat(File::open(root.path().join("a")).unwrap()).unwrap();
         let mut sample = Sample::new();
-        let watched = (0..10_000).filter_map(|_| sample.draw(0)).count();
-        assert_eq!(watched, 10_000, "nothing was kept, so all places are free");
         for _ in 0..10_000 {
             if let Some(watch) = sample.draw(0) {
-                sample.keep(watch, b"a", &file).unwrap();
+                sample.keep(watch, b"a", &stat);
             }
         }
-        assert_eq!(sample.kept.len(), FILES);
+        assert_eq!(sample.kept.iter().flatten().count(), FILES);
     }
 }

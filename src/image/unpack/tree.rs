@@ -25,6 +25,8 @@ pub(super) struct Dir {
     fd: OwnedFd,
     /// `st_dev`: tells file systems apart.
     pub(super) device: u64,
+    /// `st_ino`: tells directories of one file system apart.
+    pub(super) inode: u64,
 }
 
 impl AsFd for Dir {
@@ -134,8 +136,8 @@ pub(super) fn reopen(dir: impl AsFd) -> Result<OwnedFd, Errno> {
 }
 
 fn dir(fd: OwnedFd) -> Result<Dir, Errno> {
-    let device = fstat(&fd)?.st_dev;
-    Ok(Dir { fd, device })
+    let stat = fstat(&fd)?;
+    Ok(Dir { fd, device: stat.st_dev, inode: stat.st_ino })
 }
 
 /// The names of a path in an archive, from the root down; empty for the root itself.

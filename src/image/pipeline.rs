@@ -1,0 +1,219 @@
+//! The stages side by side: fetch → digest → decompress → write, one pass, bounded memory.
+//!
+//! Each stage is a thread (fetching by HTTP: a future) and hands chunks of 256 KiB to the next through a queue of
+//! fixed depth. A stage that fails closes its queues, and its neighbours end; the reason stays with the one that
+//! failed.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::task::{JoinError, JoinHandle};
+
+use super::decompress::Compression;
+use super::digest::{Algorithm, Digest};
+use super::engine::{Options, client};
+use super::error::ImageError;
+use super::fetch::{Stop, fetch_file};
+use super::http::fetch_url;
+use super::queue::{Clock, QueueReader, Receiver, Sender, queue};
+use super::report::{BusyShares, Counters};
+use super::source::Source;
+use super::stages::{self, Damage};
+use crate::causes::with_causes;
+
+/// Chunks between two stages: 4 MiB for the fetched, as networks stutter, and 2 MiB each for what is hashed and what
+/// is decompressed.
+const FETCHED_CHUNKS: usize = 16;
+const HASHED_CHUNKS: usize = 8;
+const DECOMPRESSED_CHUNKS: usize = 8;
+
+/// The last stage: where the decompressed bytes of an image go.
+pub(super) trait Sink: Send + 'static {
+    /// Writes one part of the image to its end. `image` names it in errors.
+    fn write(&mut self, image: &str, input: &mut QueueReader) -> Result<(), Stop>;
+
+    /// Every part is written and its digest holds: brings all to the disk and reads it back. Returns how many files
+    /// (bytes of a raw image) were compared.
+    fn settle(self) -> Result<u64, ImageError>;
+
+    /// Takes back what was written, so that the image can be written anew. `changed` is why; it is the error where
+    /// nothing can be taken back.
+    fn start_over(&mut self, changed: ImageError) -> Result<(), ImageError>;
+}
+
+/// Something that is fetched, checked and written in one go: an image, or a layer of one.
+pub(super) struct Part {
+    pub(super) source: Source,
+    /// `None` only where an image may go without.
+    pub(super) expected: Option<Digest>,
+}
+
+/// Times of the stages, over all parts.
+#[derive(Default)]
+pub(super) struct Clocks {
+    fetch: Arc<Clock>,
+    digest: Arc<Clock>,
+    decompress: Arc<Clock>,
+    write: Arc<Clock>,
+}
+
+impl Clocks {
+    pub(super) fn busy(&self) -> BusyShares {
+        BusyShares {
+            fetch: self.fetch.busy_share(),
+            digest: self.digest.busy_share(),
+            decompress: self.decompress.busy_share(),
+            write: self.write.busy_share(),
+        }
+    }
+}
+
+/// Brings one part into the sink, which comes back also after a failure (unless its thread died).
+pub(super) async fn stream<S: Sink>(
+    part: &Part,
+    sink: S,
+    options: &Options,
+    clocks: &Clocks,
+    counters: &Arc<Counters>,
+) -> (Option<S>, Result<Compression, ImageError>) {
+    let mut stages = Stages::start(part, options, clocks, sink);
+    let ends = stages.join(part, options, clocks, counters).await;
+    ends.judge(part, counters)
+}
+
+type Thread<T> = JoinHandle<T>;
+
+/// The stages that run.
+struct Stages<S> {
+    /// Where fetched bytes go; taken by the fetch.
+    fetched: Option<Sender>,
+    digest: Thread<Result<Option<Digest>, Stop>>,
+    decompress: Thread<Result<Compression, Stop>>,
+    write: Thread<(S, Result<(), Stop>)>,
+}
+
+/// How the stages ended.
+struct Ends<S> {
+    fetch: Result<(), Stop>,
+    digest: Result<Result<Option<Digest>, Stop>, JoinError>,
+    decompress: Result<Result<Compression, Stop>, JoinError>,
+    write: Result<(S, Result<(), Stop>), JoinError>,
+}
+
+impl<S: Sink> Stages<S> {
+    fn start(part: &Part, options: &Options, clocks: &Clocks, mut sink: S) -> Self {
+        let damage = Arc::new(Damage::default());
+        let (fetched, to_hash) = queue(FETCHED_CHUNKS, &clocks.fetch, &clocks.digest);
+        let (hashed, to_decompress) = queue(HASHED_CHUNKS, &clocks.digest, &clocks.decompress);
+        let (decompressed, to_write) = queue(DECOMPRESSED_CHUNKS, &clocks.decompress, &clocks.write);
+        let algorithm: Option<Algorithm> = part.expected.as_ref().map(Digest::algorithm);
+        let (image, memory) = (part.source.to_string(), options.memory);
+        let found = Arc::clone(&damage);
+        let digest = stage(&clocks.digest, move || stages::hash(to_hash, hashed, algorithm, &found));
+        let (found, name) = (Arc::clone(&damage), image.clone());
+        let decompress = stage(&clocks.decompress, move || {
+            with_reader(to_decompress, &found, |input| stages::decompress(&name, memory, input, decompressed))
+        });
+        let write = stage(&clocks.write, move || {
+            let written = with_reader(to_write, &damage, |input| sink.write(&image, input));
+            (sink, written)
+        });
+        Self { fetched: Some(fetched), digest, decompress, write }
+    }
+
+    /// Fetches, and waits until all have ended.
+    async fn join(&mut self, part: &Part, options: &Options, clocks: &Clocks, counters: &Arc<Counters>) -> Ends<S> {
+        let fetched = self.fetched.take();
+        let fetch = async {
+            let start = Instant::now();
+            let result = match fetched {
+                Some(sender) => fetch(&part.source, options, counters, sender).await,
+                None => Err(Stop::Gone),
+            };
+            clocks.fetch.ran_since(start);
+            result
+        };
+        let (fetch, digest, decompress, write) =
+            tokio::join!(fetch, &mut self.digest, &mut self.decompress, &mut self.write);
+        Ends { fetch, digest, decompress, write }
+    }
+}
+
+impl<S> Ends<S> {
+    /// The one reason, if anything failed. A wrong digest explains damage further on and comes before it; a stage
+    /// that only lost its neighbour has no reason of its own.
+    fn judge(self, part: &Part, counters: &Counters) -> (Option<S>, Result<Compression, ImageError>) {
+        let died = |stage| ImageError::StageDied { stage };
+        let Ok((sink, written)) = self.write else { return (None, Err(died("write"))) };
+        let judged = match (self.digest, self.decompress) {
+            (Err(_), _) => Err(died("digest")),
+            (_, Err(_)) => Err(died("decompress")),
+            (Ok(digest), Ok(decompress)) => judge(part, counters, self.fetch, digest, decompress, written),
+        };
+        (Some(sink), judged)
+    }
+}
+
+fn judge(
+    part: &Part,
+    counters: &Counters,
+    fetch: Result<(), Stop>,
+    digest: Result<Option<Digest>, Stop>,
+    decompress: Result<Compression, Stop>,
+    written: Result<(), Stop>,
+) -> Result<Compression, ImageError> {
+    let failure = match (&decompress, &written) {
+        (Err(Stop::Failed(err)), _) | (_, Err(Stop::Failed(err))) => Some(err),
+        _ => None,
+    };
+    if let (Some(expected), Ok(Some(found))) = (&part.expected, &digest)
+        && expected != found
+    {
+        return Err(ImageError::Digest {
+            image: part.source.to_string(),
+            expected: expected.clone(),
+            found: found.clone(),
+            bytes: Counters::get(&counters.bytes_in),
+            damage: failure.map(|err| with_causes(err)),
+        });
+    }
+    match (decompress, written, fetch, digest) {
+        (Err(Stop::Failed(err)), ..) | (_, Err(Stop::Failed(err)), ..) | (_, _, Err(Stop::Failed(err)), _) => Err(err),
+        (Ok(compression), Ok(()), Ok(()), Ok(_)) => Ok(compression),
+        _ => Err(ImageError::StageDied { stage: "image" }),
+    }
+}
+
+/// A stage on a thread of its own.
+fn stage<T: Send + 'static>(clock: &Arc<Clock>, work: impl FnOnce() -> T + Send + 'static) -> Thread<T> {
+    let clock = Arc::clone(clock);
+    tokio::task::spawn_blocking(move || {
+        let start = Instant::now();
+        let result = work();
+        clock.ran_since(start);
+        result
+    })
+}
+
+/// The reader is dropped, and with it the queue closed, only after damage is noted.
+fn with_reader<T>(
+    queue: Receiver,
+    damage: &Damage,
+    work: impl FnOnce(&mut QueueReader) -> Result<T, Stop>,
+) -> Result<T, Stop> {
+    let mut reader = QueueReader::new(queue);
+    let result = work(&mut reader);
+    damage.note(&result);
+    result
+}
+
+async fn fetch(source: &Source, options: &Options, counters: &Arc<Counters>, sender: Sender) -> Result<(), Stop> {
+    match source {
+        Source::Url(url) => fetch_url(client(source, options)?, url, options.retry, counters, sender).await,
+        Source::File(path) => {
+            let (path, counters) = (path.clone(), Arc::clone(counters));
+            let fetched = tokio::task::spawn_blocking(move || fetch_file(&path, &counters, sender));
+            fetched.await.unwrap_or(Err(Stop::Failed(ImageError::StageDied { stage: "fetch" })))
+        }
+    }
+}
