@@ -34,6 +34,16 @@ pub enum DigestRule {
     AllowMissing,
 }
 
+/// How much of an unpacked archive is read back from the disk. Of a raw image it is always all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Verify {
+    /// Some files, or a part of a large one.
+    #[default]
+    Sample,
+    /// All files.
+    Full,
+}
+
 /// How an image is installed.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -44,6 +54,7 @@ pub struct Options {
     pub user_mode: bool,
     pub memory: MemoryLimit,
     pub retry: Retry,
+    pub verify: Verify,
 }
 
 impl Options {
@@ -54,6 +65,7 @@ impl Options {
             user_mode: !nix::unistd::geteuid().is_root(),
             memory: MemoryLimit::default(),
             retry: Retry::default(),
+            verify: Verify::default(),
         }
     }
 }
@@ -71,7 +83,7 @@ pub async fn unpack(
     observer: &(dyn Observer + Send + Sync),
 ) -> Result<Report, ImageError> {
     let counters = Arc::new(Counters::new());
-    let sink = Unpacker::open(target, options.user_mode, &counters)?;
+    let sink = Unpacker::open(target, options.user_mode, options.verify, &counters)?;
     install(source, options, observer, &counters, sink).await
 }
 

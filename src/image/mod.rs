@@ -29,7 +29,7 @@ mod unpack;
 pub use console::{Console, line};
 pub use decompress::Compression;
 pub use digest::{Algorithm, Digest, DigestError};
-pub use engine::{DigestRule, Options, unpack, write_raw};
+pub use engine::{DigestRule, Options, Verify, unpack, write_raw};
 pub use error::ImageError;
 pub use memory::MemoryLimit;
 pub use report::{BusyShares, Observer, Progress, Report, Step, Unobserved};

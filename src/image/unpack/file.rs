@@ -17,7 +17,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::fault::{Fault, failed};
 use super::metadata::Metadata;
-use super::sample::{Sample, Watch};
+use super::read_back::{ReadBack, Watch};
 use super::tree::Dir;
 use super::workers::Room;
 use crate::image::error::ImageError;
@@ -52,7 +52,7 @@ pub(super) struct Piece {
 /// What is needed to make files and other things, from any thread.
 pub(super) struct Making {
     pub(super) metadata: Metadata,
-    pub(super) sample: Mutex<Sample>,
+    pub(super) read_back: Mutex<ReadBack>,
     pub(super) counters: Arc<Counters>,
     /// A directory, or a link that may lead to one, was removed: what was opened through it may be another now.
     pub(super) directories_changed: AtomicBool,
@@ -105,7 +105,8 @@ impl Making {
         }
         let stat = fstat(&file).map_err(failed("looking at"))?;
         if let Some(watch) = watch {
-            self.sample().keep(watch, &entry.path, &stat);
+            let kept = self.read_back().keep(watch, &entry.path, &stat);
+            kept.map_err(|err| Fault::Failed("remembering, to read it back,", err))?;
         }
         self.metadata.apply_file(OwnedFd::from(file), &stat, entry)?;
         Ok(true)
@@ -125,8 +126,8 @@ impl Making {
         Ok(())
     }
 
-    pub(super) fn sample(&self) -> MutexGuard<'_, Sample> {
-        self.sample.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn read_back(&self) -> MutexGuard<'_, ReadBack> {
+        self.read_back.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes something that must not exist yet; what is in its place is removed.
@@ -149,11 +150,12 @@ impl Making {
                 unlinkat(dir, name, UnlinkatFlags::RemoveDir)
             }
             SFlag::S_IFREG => {
-                self.sample().forget(stat.st_dev, stat.st_ino);
+                self.read_back().forget(stat.st_dev, stat.st_ino);
                 unlinkat(dir, name, UnlinkatFlags::NoRemoveDir)
             }
             // links lead to directories
             _ => {
+                self.read_back().forget_link();
                 self.directories_changed.store(true, Ordering::SeqCst);
                 unlinkat(dir, name, UnlinkatFlags::NoRemoveDir)
             }

@@ -8,6 +8,8 @@ mod directories;
 mod fault;
 mod file;
 mod metadata;
+mod read_back;
+mod records;
 mod sample;
 mod tree;
 mod workers;
@@ -30,9 +32,10 @@ use self::directories::Directories;
 use self::fault::{Fault, directory_failed, failed};
 use self::file::{Content, FileJob, Making, Piece, kind};
 use self::metadata::Metadata;
-use self::sample::Sample;
+use self::read_back::ReadBack;
 use self::tree::{Dir, Tree, components, reopen};
 use self::workers::Workers;
+use super::engine::Verify;
 use super::error::ImageError;
 use super::fetch::Stop;
 use super::pipeline::Sink;
@@ -47,6 +50,7 @@ const WHOLE_MAX_BYTES: u64 = 64 << 10;
 pub(super) struct Unpacker {
     target: PathBuf,
     user_mode: bool,
+    verify: Verify,
     counters: Arc<Counters>,
     /// What was below the target at the start.
     before: Before,
@@ -54,11 +58,16 @@ pub(super) struct Unpacker {
 }
 
 impl Unpacker {
-    pub(super) fn open(target: &Path, user_mode: bool, counters: &Arc<Counters>) -> Result<Self, ImageError> {
+    pub(super) fn open(
+        target: &Path,
+        user_mode: bool,
+        verify: Verify,
+        counters: &Arc<Counters>,
+    ) -> Result<Self, ImageError> {
         let failed = |source| ImageError::OpenTarget { path: target.to_owned(), source };
         let before = Before::read(target);
-        let writer = Writer::open(target, user_mode, counters).map_err(failed)?;
-        Ok(Self { target: target.to_owned(), user_mode, counters: Arc::clone(counters), before, writer })
+        let writer = Writer::open(target, user_mode, verify, counters).map_err(failed)?;
+        Ok(Self { target: target.to_owned(), user_mode, verify, counters: Arc::clone(counters), before, writer })
     }
 }
 
@@ -80,7 +89,7 @@ impl Sink for Unpacker {
                 ImageError::Sync { path: format!("file system {major}:{minor}"), source: err.into() }
             })?;
         }
-        workers.making().sample().verify(&tree)
+        workers.making().read_back().verify(&tree)
     }
 
     fn start_over(&mut self, changed: ImageError) -> Result<(), ImageError> {
@@ -90,7 +99,7 @@ impl Sink for Unpacker {
         }
         self.before.restore(&self.target)?;
         let failed = |source| ImageError::OpenTarget { path: self.target.clone(), source };
-        self.writer = Writer::open(&self.target, self.user_mode, &self.counters).map_err(failed)?;
+        self.writer = Writer::open(&self.target, self.user_mode, self.verify, &self.counters).map_err(failed)?;
         Ok(())
     }
 }
@@ -153,11 +162,15 @@ struct Writer {
 }
 
 impl Writer {
-    fn open(target: &Path, user_mode: bool, counters: &Arc<Counters>) -> std::io::Result<Self> {
+    fn open(target: &Path, user_mode: bool, verify: Verify, counters: &Arc<Counters>) -> std::io::Result<Self> {
         let tree = Tree::open(target)?;
+        let read_back = match verify {
+            Verify::Sample => ReadBack::of_a_sample(),
+            Verify::Full => ReadBack::of_all(tree.lookup(b"", OFlag::O_PATH)?)?,
+        };
         let making = Making {
             metadata: Metadata::new(user_mode, tree.root_device(), Arc::clone(counters)),
-            sample: Mutex::new(Sample::new()),
+            read_back: Mutex::new(read_back),
             counters: Arc::clone(counters),
             directories_changed: AtomicBool::new(false),
         };
@@ -210,7 +223,7 @@ impl Writer {
             return Err(Fault::Refused("would replace the target directory").into());
         };
         let place = self.workers.place(&dir, &name);
-        let watch = self.workers.making().sample().draw(entry.size);
+        let watch = self.workers.making().read_back().draw(entry.size);
         if entry.segments.is_none() && entry.size <= WHOLE_MAX_BYTES {
             let content = Content::Whole(self.whole(entry.size, reader)?);
             return Ok(self.workers.send(place, FileJob { dir, name, entry, watch, content })?);
