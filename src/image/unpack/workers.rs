@@ -37,7 +37,7 @@ struct Shared {
     state: Mutex<State>,
     /// There is a job, or there will be none.
     work: Condvar,
-    /// A job is done, or room was given back.
+    /// What the reader waits for has come.
     progress: Condvar,
     making: Making,
 }
@@ -51,7 +51,37 @@ struct State {
     taken: usize,
     /// Of the file that comes first in the archive, with its offset there.
     failure: Option<(u64, ImageError)>,
+    /// The reader waits for this.
+    awaited: Option<Awaited>,
     closing: bool,
+}
+
+/// What the reader can wait for. When it has to wait for the workers to get on, it waits until half of what they have
+/// is done: to be woken for each file costs more than the file.
+#[derive(Clone, Copy)]
+enum Awaited {
+    /// Room for so many bytes.
+    Room(usize),
+    /// The queue takes another file.
+    Queue,
+    /// Nothing is being made here.
+    Place(Place),
+    /// Nothing is being made.
+    End,
+}
+
+impl State {
+    /// Need not be waited for. `already`: the reader has begun to wait.
+    fn has(&self, awaited: Awaited, already: bool) -> bool {
+        match awaited {
+            Awaited::Room(_) if already => self.taken <= ROOM_BYTES / 2,
+            Awaited::Room(bytes) => self.taken + bytes <= ROOM_BYTES,
+            Awaited::Queue if already => self.jobs.len() <= JOBS_MAX / 2,
+            Awaited::Queue => self.jobs.len() < JOBS_MAX,
+            Awaited::Place(place) => !self.places.contains(&place),
+            Awaited::End => self.places.is_empty(),
+        }
+    }
 }
 
 /// Room for some content, given back when it is dropped.
@@ -89,16 +119,16 @@ impl Workers {
 
     /// Waits for room for content that is to be sent. More than there is at all counts as all there is.
     pub(super) fn room(&self, bytes: usize) -> Result<Room, Gone> {
-        let bytes = bytes.min(ROOM_BYTES);
-        let mut state = self.shared.wait_while(|state| state.taken + bytes > ROOM_BYTES)?;
+        let bytes = bytes.min(ROOM_BYTES / 2);
+        let mut state = self.shared.wait_for(Awaited::Room(bytes))?;
         state.taken += bytes;
         Ok(Room { bytes, shared: Arc::clone(&self.shared) })
     }
 
     /// Gives a file to whoever has time, after another one at the same place is complete.
     pub(super) fn send(&self, place: Place, job: FileJob) -> Result<(), Gone> {
-        let mut state =
-            self.shared.wait_while(|state| state.places.contains(&place) || state.jobs.len() >= JOBS_MAX)?;
+        drop(self.shared.wait_for(Awaited::Place(place))?);
+        let mut state = self.shared.wait_for(Awaited::Queue)?;
         state.places.insert(place);
         state.jobs.push_back((place, job));
         drop(state);
@@ -108,13 +138,12 @@ impl Workers {
 
     /// Waits until no file is being made at this place.
     pub(super) fn wait_for(&self, place: Place) -> Result<(), Gone> {
-        self.shared.wait_while(|state| state.places.contains(&place)).map(drop)
+        self.shared.wait_for(Awaited::Place(place)).map(drop)
     }
 
     /// Waits until every file is complete, or was given up after a failure, which is told once.
     pub(super) fn wait_for_all(&self) -> Result<(), ImageError> {
-        let waited = self.shared.progress.wait_while(self.shared.lock(), |state| !state.places.is_empty());
-        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.shared.wait(Awaited::End, |_| false);
         match state.failure.take() {
             Some((_, failure)) => Err(failure),
             None => Ok(()),
@@ -138,11 +167,33 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the workers; `Gone` as soon as one of them failed.
-    fn wait_while(&self, mut busy: impl FnMut(&State) -> bool) -> Result<MutexGuard<'_, State>, Gone> {
-        let waited = self.progress.wait_while(self.lock(), |state| state.failure.is_none() && busy(state));
-        let state = waited.unwrap_or_else(PoisonError::into_inner);
+    /// The reader waits for the workers; `Gone` as soon as one of them failed.
+    fn wait_for(&self, awaited: Awaited) -> Result<MutexGuard<'_, State>, Gone> {
+        let state = self.wait(awaited, |state| state.failure.is_some());
         if state.failure.is_some() { Err(Gone) } else { Ok(state) }
+    }
+
+    fn wait(&self, awaited: Awaited, given_up: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        if state.has(awaited, false) {
+            return state;
+        }
+        state.awaited = Some(awaited);
+        let waits = |state: &mut State| !given_up(state) && !state.has(awaited, true);
+        let mut state = self.progress.wait_while(state, waits).unwrap_or_else(PoisonError::into_inner);
+        state.awaited = None;
+        state
+    }
+
+    /// Changes the state, and wakes the reader if it waits for the change.
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.lock();
+        change(&mut state);
+        let wakes = state.awaited.is_some_and(|awaited| state.has(awaited, true) || state.failure.is_some());
+        drop(state);
+        if wakes {
+            self.progress.notify_one();
+        }
     }
 
     /// What a thread does all its life.
@@ -164,10 +215,11 @@ impl Shared {
             if state.failure.is_none() && !state.closing {
                 return Some((place, job));
             }
-            state.places.remove(&place);
             drop(state);
             drop(job);
-            self.progress.notify_all();
+            self.change(|state| {
+                state.places.remove(&place);
+            });
         }
     }
 }
@@ -181,21 +233,20 @@ struct Done<'a> {
 
 impl Drop for Done<'_> {
     fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        state.places.remove(&self.place);
-        if let Some((offset, failure)) = self.failure.take()
-            && state.failure.as_ref().is_none_or(|(first, _)| offset < *first)
-        {
-            state.failure = Some((offset, failure));
-        }
-        drop(state);
-        self.shared.progress.notify_all();
+        let failure = self.failure.take();
+        self.shared.change(|state| {
+            state.places.remove(&self.place);
+            if let Some((offset, failure)) = failure
+                && state.failure.as_ref().is_none_or(|(first, _)| offset < *first)
+            {
+                state.failure = Some((offset, failure));
+            }
+        });
     }
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
-        self.shared.lock().taken -= self.bytes;
-        self.shared.progress.notify_all();
+        self.shared.change(|state| state.taken -= self.bytes);
     }
 }
