@@ -41,23 +41,29 @@ pub(super) fn load_modules(roots: &Roots, modules: &BTreeSet<&'static str>) {
 }
 
 fn modules(plan: &Plan) -> BTreeSet<&'static str> {
-    let arrays = plan.arrays.iter().flat_map(|array| {
-        let level = match array.level {
-            RaidLevel::Raid0 => "raid0",
-            RaidLevel::Raid1 => "raid1",
-        };
-        ["md_mod", level]
-    });
-    let groups = plan.groups.iter().map(|_| "dm_mod");
-    let volumes = plan.groups.iter().flat_map(|group| &group.volumes).filter_map(|volume| match volume.kind {
-        VolumeKind::Linear | VolumeKind::Striped => None,
-        VolumeKind::Raid1 => Some("dm_raid"),
-    });
+    let arrays = plan.arrays.iter().flat_map(|array| array_modules(array.level));
+    let volumes = plan.groups.iter().flat_map(|group| &group.volumes).flat_map(|volume| volume_modules(volume.kind));
     let filesystems = plan.filesystems.iter().filter_map(|filesystem| match filesystem.format {
         Format::Xfs => Some("xfs"),
         Format::Btrfs => Some("btrfs"),
         // The agent has loaded them, or they need nothing.
         Format::Vfat | Format::Ext3 | Format::Ext4 | Format::Swap | Format::Tmpfs | Format::None => None,
     });
-    arrays.chain(groups).chain(volumes).chain(filesystems).collect()
+    arrays.chain(plan.groups.iter().map(|_| "dm_mod")).chain(volumes).chain(filesystems).collect()
+}
+
+/// What an array of this level needs.
+pub(super) fn array_modules(level: RaidLevel) -> [&'static str; 2] {
+    match level {
+        RaidLevel::Raid0 => ["md_mod", "raid0"],
+        RaidLevel::Raid1 => ["md_mod", "raid1"],
+    }
+}
+
+/// What a logical volume of this kind needs.
+pub(super) fn volume_modules(kind: VolumeKind) -> Vec<&'static str> {
+    match kind {
+        VolumeKind::Linear | VolumeKind::Striped => vec!["dm_mod"],
+        VolumeKind::Raid1 => vec!["dm_mod", "dm_raid"],
+    }
 }

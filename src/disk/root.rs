@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::device::{DiskFacts, DiskKind, node_at, read_disks, read_signature};
-use super::kernel::load_modules;
+use super::kernel::{array_modules, load_modules, volume_modules};
 use super::lvm::{FoundDevices, activate_read_only, deactivate_volume, find_groups};
 use super::probe::Signature;
 use super::raid::{assemble_read_only, read_array_uuid, stop_device};
@@ -200,16 +200,11 @@ impl<'a> Stack<'a> {
     }
 
     fn modules(&self) -> BTreeSet<&'static str> {
-        let arrays = self.arrays.iter().flat_map(|raid| match RaidLevel::parse(&raid.level) {
-            Some(RaidLevel::Raid0) => ["md_mod", "raid0"],
-            Some(RaidLevel::Raid1) | None => ["md_mod", "raid1"],
-        });
-        let volume = self.volume.into_iter().flat_map(|volume| match VolumeKind::parse(&volume.lvmtype) {
-            Some(VolumeKind::Raid1) => vec!["dm_mod", "dm_raid"],
-            Some(VolumeKind::Linear | VolumeKind::Striped) | None => vec!["dm_mod"],
-        });
+        let levels = self.arrays.iter().map(|raid| RaidLevel::parse(&raid.level).unwrap_or(RaidLevel::Raid1));
+        let kinds = self.volume.map(|volume| VolumeKind::parse(&volume.lvmtype).unwrap_or(VolumeKind::Linear));
+        let volume = kinds.into_iter().flat_map(volume_modules);
         // A root of another kind is told by its own signature, and its driver is small.
-        arrays.chain(volume).chain(["xfs", "btrfs"]).collect()
+        levels.flat_map(array_modules).chain(volume).chain(["xfs", "btrfs"]).collect()
     }
 }
 

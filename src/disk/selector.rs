@@ -7,6 +7,7 @@
 use super::device::{DiskFacts, DiskKind};
 use super::fault::Fault;
 use crate::api::layout::{FilesystemLayout, is_selector, partition_device};
+use crate::inventory::disk::device_name;
 
 /// A layout with the names that its disks have on one machine.
 pub struct Resolved {
@@ -100,9 +101,8 @@ pub fn named<'a>(name: &str, disks: &'a [DiskFacts]) -> Result<Vec<&'a DiskFacts
 }
 
 fn has_path(disk: &DiskFacts, path: &str) -> bool {
-    let node = path.trim_start_matches("/dev/");
     disk.device == path
-        || disk.partitions.iter().any(|partition| partition.name.replace('!', "/") == node)
+        || disk.partitions.iter().any(|partition| device_name(&partition.name) == path)
         || disk.links.iter().any(|link| link == without_partition(path))
 }
 
