@@ -7,7 +7,7 @@ erase      disks of several sorts, beside wipefs, mkfs.ext4 with discard, dd and
 layout     partitions and file systems of one disk, beside wipefs, sgdisk, mkfs.vfat and mkfs.ext4
 inventory  what is in a big server (a tree of its files), beside lscpu and lsblk
 image      the image engine alone, natively: three trees in four compressions, beside curl, the decompressor and GNU tar
-           or bsdtar, and beside each part alone. Makes 13 GB of inputs in .cache/bench once, which takes half an hour
+           or bsdtar, and beside each part alone. Makes 15 GB of inputs in .cache/bench once, which takes half an hour
 
 The rival of the first two, on the same kind of machine, for the same image, booted by PXE too: busybox that runs
 `curl | zstd -d | tar -x`. The ratio says how many times better ours is; below 1 the rival is. There is none where only

@@ -4,6 +4,7 @@ All on this machine and in this run, in turns, so that what else the machine doe
 an empty file system and the image in the server's page cache, and ends when everything is on the disk.
 """
 
+import fcntl
 import json
 import os
 import signal
@@ -81,13 +82,24 @@ def measure(args, screen):
     compressions = args.compression or image_inputs.COMPRESSIONS
     archives = image_inputs.archives(args.case or CASES, compressions, args.quick, screen)
     runs = args.runs or (1 if args.quick else 3)
-    with serving(image_inputs.FOLDER) as url:
+    with alone(), serving(image_inputs.FOLDER) as url:
         compare_with_tar(archives, url, screen)
         with TARGETS[args.target]() as target:
             rows = [measure_archive(archive, url, target, runs, screen) for archive in archives]
         if args.profile:
             image_profile.add(zip(archives, rows), url, TARGETS[args.target], screen)
     return rows
+
+
+@contextmanager
+def alone():
+    """Two at a time would unmount each other's file systems, and measure each other."""
+    with open(image_inputs.FOLDER / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LabError(f"another one measures, and has {lock.name}") from error
+        yield
 
 
 @contextmanager

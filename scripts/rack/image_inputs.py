@@ -1,6 +1,6 @@
 """What `scripts/bench image` unpacks: three trees as archives, each in four compressions.
 
-Made once and kept in .cache/bench, 13 GB in all (a tenth with `--quick`); made again when what they are made from has
+Made once and kept in .cache/bench, 15 GB in all (a tenth with `--quick`); made again when what they are made from has
 changed. The same on every machine: contents come from a fixed seed, the Debian tree from scripts/image.
 """
 
