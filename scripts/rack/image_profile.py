@@ -16,10 +16,11 @@ from .paths import CACHE, SCRIPTS
 SYMBOLS = CACHE / "drophammer-with-symbols"
 HERTZ = "997"
 LEAST_PERCENT = "1"
+PARTS = {"programs": "dso", "threads": "comm", "functions": "sym"}
 
 
 def add(pairs, url, make_target, screen):
-    """Adds `profile` to the row of each archive: shares of the threads and of the functions, largest first."""
+    """Adds `profile` to the row of each archive: shares by each of PARTS, largest first."""
     if not shutil.which("perf"):
         raise LabError("perf is missing (Debian: linux-perf)")
     build(screen, str(SCRIPTS / "build"), "--only", "symbols")
@@ -38,7 +39,7 @@ def profile(archive, url, target):
         data = Path(name) / "perf.data"
         record = ["perf", "record", "-q", "-e", "cpu-clock", "-F", HERTZ, "-o", data, "--", SYMBOLS, *argv[1:]]
         run(record, timeout=1800)
-        return {"threads": shares(data, "comm"), "functions": shares(data, "sym")}
+        return {what: shares(data, key) for what, key in PARTS.items()}
 
 
 def shares(data, key):
