@@ -6,6 +6,8 @@ erase      disks of several sorts, beside wipefs, mkfs.ext4 with discard, dd and
            and whether the old data can still be read after each
 layout     partitions and file systems of one disk, beside wipefs, sgdisk, mkfs.vfat and mkfs.ext4
 inventory  what is in a big server (a tree of its files), beside lscpu and lsblk
+image      the image engine alone, natively: three trees in four compressions, beside curl, the decompressor and GNU tar
+           or bsdtar, and beside each part alone. Makes 15 GB of inputs in .cache/bench once, which takes half an hour
 
 The rival of the first two, on the same kind of machine, for the same image, booted by PXE too: busybox that runs
 `curl | zstd -d | tar -x`. The ratio says how many times better ours is; below 1 the rival is. There is none where only
@@ -21,7 +23,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from . import erase_bench, inventory_bench, layout_bench, rival, terminal, timeline
+from . import erase_bench, image_bench, image_profile, inventory_bench, layout_bench, rival, terminal, timeline
 from .commands import LabError
 from .lab import IMAGE_ID, build
 from .machine import DISK_DEVICES, FIRMWARES, MachineOptions, accelerator
@@ -128,7 +130,9 @@ def peak_memory_mib(machine):
 
 # Those that take a rack with a machine.
 BENCHES = {"boot": bench_boot, "install": bench_install, "erase": erase_bench.measure, "layout": layout_bench.measure}
-INVENTORY = "inventory"
+# Those without.
+PLAIN = {"inventory": lambda _args, screen: inventory_bench.measure(screen), "image": image_bench.measure}
+NEED_ROOT = {*BENCHES, "image"}
 IMAGES = {"install": "debian-12", "layout": "busybox"}
 """What those install that install something."""
 RIVALS = {"inventory": inventory_bench.RIVAL, "erase": erase_bench.RIVAL, "layout": layout_bench.RIVAL}
@@ -147,14 +151,15 @@ ERASE_COLUMNS = {
 def main(argv=None):
     keep_lines = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__, formatter_class=keep_lines)
-    parser.add_argument("name", choices=sorted([*BENCHES, INVENTORY]))
+    parser.add_argument("name", choices=sorted([*BENCHES, *PLAIN]))
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.add_argument("--firmware", choices=FIRMWARES, default="bios")
     parser.add_argument("--disk", choices=sorted(DISK_DEVICES), default="virtio")
+    image_bench.add_arguments(parser)
     args = parser.parse_args(argv)
     screen = terminal.Terminal()
-    if args.name in BENCHES and os.geteuid() != 0:
-        screen.line("error: network namespaces and taps need root: run it with sudo")
+    if args.name in NEED_ROOT and os.geteuid() != 0:
+        screen.line("error: network namespaces, taps and file systems need root: run it with sudo")
         return 1
     try:
         rows = measure(args, screen)
@@ -164,21 +169,43 @@ def main(argv=None):
     except KeyboardInterrupt:
         return 130
     if args.format == "json":
-        document = {"bench": args.name, "rows": rows}
-        if args.name in BENCHES:
-            document["accelerator"] = accelerator()
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        print(json.dumps(document(args, rows), indent=2, ensure_ascii=False))
+    elif args.name == "image":
+        print_image(rows)
     else:
         columns = dict(ERASE_COLUMNS if args.name == "erase" else COLUMNS)
         columns["rival"] = RIVALS.get(args.name, "curl | zstd | tar")
-        cells = [["-" if r.get(key) is None else r[key] for key in columns] for r in rows]
-        print(terminal.table(cells, tuple(columns.values())))
+        print_table(rows, columns)
     return 0
 
 
+def document(args, rows):
+    whole = {"bench": args.name, "rows": rows}
+    if args.name in BENCHES:
+        whole["accelerator"] = accelerator()
+    if args.name == "image":
+        whole.update(image_bench.conditions(args))
+    return whole
+
+
+def print_table(rows, columns):
+    cells = [["-" if r.get(key) is None else r[key] for key in columns] for r in rows]
+    print(terminal.table(cells, tuple(columns.values())))
+
+
+def print_image(rows):
+    print_table(rows, image_bench.COLUMNS)
+    print()
+    print_table([each for r in rows for each in r["each"]], image_bench.EACH_COLUMNS)
+    print(image_bench.FOOT)
+    for r in rows:
+        if "profile" in r:
+            print("\n".join(["", *image_profile.lines(r)]))
+
+
 def measure(args, screen):
-    if args.name == INVENTORY:
-        return inventory_bench.measure(screen)
+    if args.name in PLAIN:
+        return PLAIN[args.name](args, screen)
     build(screen, str(SCRIPTS / "build"))
     name = IMAGES.get(args.name)
     image = Path(build(screen, str(SCRIPTS / "image"), name)) if name else None
