@@ -25,7 +25,7 @@ pub mod tar;
 mod unpack;
 
 pub use console::{Console, line};
-pub use decompress::Compression;
+pub use decompress::{Compression, decompress_to};
 pub use digest::{Algorithm, Digest, DigestError};
 pub use engine::{DigestRule, Options, unpack, write_raw};
 pub use error::ImageError;
