@@ -111,26 +111,19 @@ impl Receiver {
 pub(super) struct QueueReader {
     queue: Receiver,
     chunk: Bytes,
-    taken: Arc<AtomicU64>,
     ended: bool,
 }
 
 impl QueueReader {
     pub(super) fn new(queue: Receiver) -> Self {
-        Self { queue, chunk: Bytes::new(), taken: Arc::default(), ended: false }
+        Self { queue, chunk: Bytes::new(), ended: false }
     }
 
     /// What is left of the present chunk, or the next one. `None` at the end.
     pub(super) fn next_chunk(&mut self) -> Result<Option<Bytes>, Gone> {
         self.fill_buf().map_err(|_| Gone)?;
         let chunk = std::mem::take(&mut self.chunk);
-        self.taken.fetch_add(chunk.len() as u64, Ordering::Relaxed);
         Ok((!chunk.is_empty()).then_some(chunk))
-    }
-
-    /// Bytes read so far, for whoever wants to know when the reader is inside a decoder.
-    pub(super) fn position(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.taken)
     }
 }
 
@@ -147,9 +140,7 @@ impl BufRead for QueueReader {
     }
 
     fn consume(&mut self, count: usize) {
-        let count = count.min(self.chunk.len());
-        self.taken.fetch_add(count as u64, Ordering::Relaxed);
-        let _ = self.chunk.split_to(count);
+        let _ = self.chunk.split_to(count.min(self.chunk.len()));
     }
 }
 
@@ -238,7 +229,7 @@ mod tests {
         let mut reader = QueueReader::new(receiver);
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
-        assert_eq!((text.as_str(), reader.position().load(Ordering::Relaxed)), ("abcd", 4));
+        assert_eq!(text, "abcd");
     }
 
     #[test]
