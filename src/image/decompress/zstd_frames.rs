@@ -47,13 +47,16 @@ impl Piece {
 }
 
 pub(super) fn read(input: &mut Input<'_>, line: &mut Line<'_>, limit: MemoryLimit) -> Result<(), Fault> {
+    // frames of one file are alike, and a buffer that fits from the beginning need not be copied into a larger one
+    let mut usual_bytes = 0;
     while let Some(magic) = input.next_magic()? {
         if magic != ZSTD_MAGIC {
             return Err(input.no_frame("zstd", magic));
         }
         let offset = input.offset() - MAGIC_BYTES as u64;
-        match Collected::read(magic, input, line)? {
+        match Collected::new(usual_bytes).read(magic, input, line)? {
             Frame::Whole { input, filled, output } => {
+                usual_bytes = filled;
                 line.submit(line::Piece::Zstd(Piece { offset, input, filled, output }))?;
             }
             Frame::Begun(collected) => stream(collected.bytes(), input, line, limit)?,
@@ -88,18 +91,22 @@ struct Collected {
     header: [u8; HEADER_MAX_BYTES],
     buffer: Option<Buffer>,
     filled: usize,
+    usual_bytes: usize,
 }
 
 impl Collected {
+    fn new(usual_bytes: usize) -> Self {
+        Self { header: [0; HEADER_MAX_BYTES], buffer: None, filled: 0, usual_bytes }
+    }
+
     fn bytes(&self) -> &[u8] {
         let bytes = self.buffer.as_ref().map_or(&self.header[..], Buffer::bytes);
         bytes.get(..self.filled).unwrap_or_default()
     }
 
     /// Collects the frame behind `magic`. What is damaged, cut off or too large is not judged here but left to zstd.
-    fn read(magic: [u8; MAGIC_BYTES], input: &mut Input<'_>, line: &mut Line<'_>) -> Result<Frame, Fault> {
-        let mut collected = Self { header: [0; HEADER_MAX_BYTES], buffer: None, filled: 0 };
-        let Some(header) = collected.read_header(magic, input)? else { return Ok(Frame::Begun(collected)) };
+    fn read(mut self, magic: [u8; MAGIC_BYTES], input: &mut Input<'_>, line: &mut Line<'_>) -> Result<Frame, Fault> {
+        let Some(header) = self.read_header(magic, input)? else { return Ok(Frame::Begun(self)) };
         if header.needs_dictionary {
             let text = "zstd frame needs a dictionary, which is not supported: compress without one".to_owned();
             return Err(input.fault(ErrorKind::Unsupported, text));
@@ -107,19 +114,19 @@ impl Collected {
         let memory = line.memory();
         let is_large = header.window_bytes.max(header.content_bytes.unwrap_or(0)) > memory.piece_bytes();
         if memory.threads() < 2 || is_large {
-            return Ok(Frame::Begun(collected));
+            return Ok(Frame::Begun(self));
         }
-        let Some(content_bytes) = collected.read_blocks(&header, input, line)? else {
-            return Ok(Frame::Begun(collected));
+        let Some(content_bytes) = self.read_blocks(&header, input, line)? else {
+            return Ok(Frame::Begun(self));
         };
-        let fits = collected.filled as u64 + content_bytes <= memory.piece_bytes();
+        let fits = self.filled as u64 + content_bytes <= memory.piece_bytes();
         let output = match usize::try_from(content_bytes) {
             Ok(bytes) if fits => line.buffer(bytes)?,
             _ => None,
         };
-        match (collected.buffer, output) {
-            (Some(input), Some(output)) => Ok(Frame::Whole { input, filled: collected.filled, output }),
-            (buffer, _) => Ok(Frame::Begun(Self { buffer, ..collected })),
+        match (self.buffer, output) {
+            (Some(input), Some(output)) => Ok(Frame::Whole { input, filled: self.filled, output }),
+            (buffer, _) => Ok(Frame::Begun(Self { buffer, ..self })),
         }
     }
 
@@ -160,7 +167,7 @@ impl Collected {
             if block.is_last {
                 break;
             }
-            if header.content_bytes.unwrap_or(content_bytes / 4) > line.memory().piece_bytes() {
+            if header.content_bytes.unwrap_or(content_bytes) > line.memory().piece_bytes() {
                 return Ok(None);
             }
         }
@@ -190,7 +197,9 @@ impl Collected {
         if self.buffer.as_ref().is_some_and(|buffer| buffer.bytes().len() >= bytes) {
             return Ok(true);
         }
-        let Some(mut larger) = line.buffer(2 * bytes)? else { return Ok(false) };
+        let usual_bytes = self.usual_bytes + self.usual_bytes / 16;
+        let bytes = if bytes > usual_bytes { 2 * bytes } else { usual_bytes };
+        let Some(mut larger) = line.buffer(bytes)? else { return Ok(false) };
         if let Some(room) = larger.bytes_mut().get_mut(..self.filled) {
             room.copy_from_slice(self.bytes());
         }
