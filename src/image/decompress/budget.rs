@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use crate::sys::pages::Pages;
+
 /// Sizes are rounded up to an eighth of their power of two, and to this, so that buffers fit again.
 const GRAIN_BYTES: usize = 64 << 10;
 
@@ -25,12 +27,20 @@ struct State {
     /// In buffers that the next stage has.
     lent: usize,
     /// Buffers kept for the next who asks: new memory costs a page fault for each 4 KiB.
-    spares: Vec<Vec<u8>>,
+    spares: Vec<Pages>,
 }
 
 impl State {
     fn spare_bytes(&self) -> usize {
-        self.spares.iter().map(Vec::len).sum()
+        self.spares.iter().map(|spare| spare.len()).sum()
+    }
+
+    /// The spare that fits best, if it is not much larger.
+    fn take_spare(&mut self, size: usize) -> Option<Pages> {
+        let fits = |spare: &&(usize, usize)| (size..=size + size / 2).contains(&spare.1);
+        let sizes: Vec<(usize, usize)> = self.spares.iter().map(|spare| spare.len()).enumerate().collect();
+        let (at, _) = sizes.iter().filter(fits).min_by_key(|(_, length)| *length)?;
+        Some(self.spares.swap_remove(*at))
     }
 }
 
@@ -48,19 +58,21 @@ impl Budget {
     pub(super) fn buffer(&self, bytes: usize) -> Option<Buffer> {
         let size = rounded(bytes);
         let mut state = self.lock();
-        if let Some(fit) = state.spares.iter().position(|spare| spare.len() == size) {
-            state.used += size;
-            let bytes = state.spares.swap_remove(fit);
-            return Some(Buffer { bytes, lent: false, budget: self.clone() });
-        }
-        if state.used.checked_add(size)? > self.0.total {
-            return None;
-        }
-        while state.used + state.spare_bytes() + size > self.0.total && !state.spares.is_empty() {
-            state.spares.swap_remove(0);
-        }
-        state.used += size;
-        Some(Buffer { bytes: vec![0; size], lent: false, budget: self.clone() })
+        let pages = match state.take_spare(size) {
+            Some(spare) => spare,
+            None => {
+                if state.used.checked_add(size)? > self.0.total {
+                    return None;
+                }
+                while state.used + state.spare_bytes() + size > self.0.total && !state.spares.is_empty() {
+                    state.spares.swap_remove(0);
+                }
+                Pages::zeroed(size).ok()?
+            }
+        };
+        state.used += pages.len();
+        drop(state);
+        Some(Buffer { pages, lent: false, budget: self.clone() })
     }
 
     /// Gives back to the system what is not in use.
@@ -76,29 +88,29 @@ fn rounded(bytes: usize) -> usize {
 
 /// Returns to its budget when dropped.
 pub(super) struct Buffer {
-    bytes: Vec<u8>,
+    pages: Pages,
     lent: bool,
     budget: Budget,
 }
 
 impl Buffer {
     pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.pages
     }
 
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
+        &mut self.pages
     }
 
     /// A part as bytes that others may hold. If they hold too much already the buffer comes back instead: then they
     /// are the slower ones, and a copy costs nothing that counts.
     pub(super) fn lend(mut self, part: Range<usize>) -> Result<Bytes, Self> {
         let mut state = self.budget.lock();
-        if state.lent + self.bytes.len() > self.budget.0.lent_max || part.end > self.bytes.len() {
+        if state.lent + self.pages.len() > self.budget.0.lent_max || part.end > self.pages.len() {
             drop(state);
             return Err(self);
         }
-        state.lent += self.bytes.len();
+        state.lent += self.pages.len();
         drop(state);
         self.lent = true;
         Ok(Bytes::from_owner(self).slice(part))
@@ -107,20 +119,20 @@ impl Buffer {
 
 impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        &self.pages
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let bytes = std::mem::take(&mut self.bytes);
+        let pages = std::mem::take(&mut self.pages);
         let mut state = self.budget.lock();
-        state.used -= bytes.len();
+        state.used -= pages.len();
         if self.lent {
-            state.lent -= bytes.len();
+            state.lent -= pages.len();
         }
-        if state.spare_bytes() + bytes.len() <= self.budget.0.total / 2 {
-            state.spares.push(bytes);
+        if state.used + state.spare_bytes() + pages.len() <= self.budget.0.total {
+            state.spares.push(pages);
         }
     }
 }
@@ -139,8 +151,9 @@ mod tests {
         assert_eq!((one.bytes().len(), two.bytes().len()), (4 * MIB, 4 * MIB));
         drop(one);
         assert!(budget.buffer(4 * MIB).is_some(), "the same again");
-        assert!(budget.buffer(3 * MIB).is_some(), "another size");
-        assert_eq!(budget.lock().spare_bytes(), 3 * MIB);
+        assert_eq!(budget.buffer(3 * MIB).map(|buffer| buffer.bytes().len()), Some(4 * MIB), "that spare, too");
+        assert!(budget.buffer(MIB).is_some(), "another size");
+        assert_eq!(budget.lock().spare_bytes(), MIB);
         assert!(budget.buffer(5 * MIB).is_none());
         assert!(budget.buffer(usize::MAX).is_none());
     }

@@ -39,7 +39,8 @@ impl Piece {
     /// With room for a first block of `bytes`.
     pub(super) fn new(format: Blocks, bytes: usize, input: &Input<'_>, line: &mut Line<'_>) -> Result<Self, Fault> {
         let content = PIECE_BYTES.max(format.max_bytes);
-        let compressed = if format.max_bytes < PIECE_BYTES { PIECE_BYTES } else { bytes };
+        // few sizes, so that buffers fit again
+        let compressed = if format.max_bytes < PIECE_BYTES { PIECE_BYTES } else { bytes.next_power_of_two() };
         let history = if format.linked { WINDOW_BYTES } else { 0 };
         let buffers = (line.buffer(compressed)?, line.buffer(history + content)?);
         let (Some(buffer), Some(output)) = buffers else {
