@@ -56,12 +56,15 @@ impl Budget {
 
     /// A buffer of at least `bytes`, with any bytes in it. `None` if that is too much beside those in use.
     pub(super) fn buffer(&self, bytes: usize) -> Option<Buffer> {
+        if bytes > self.0.total {
+            return None;
+        }
         let size = rounded(bytes);
         let mut state = self.lock();
         let pages = match state.take_spare(size) {
             Some(spare) => spare,
             None => {
-                if state.used.checked_add(size)? > self.0.total {
+                if state.used + size > self.0.total {
                     return None;
                 }
                 while state.used + state.spare_bytes() + size > self.0.total && !state.spares.is_empty() {
