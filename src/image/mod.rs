@@ -27,7 +27,7 @@ pub mod tar;
 mod unpack;
 
 pub use console::{Console, line};
-pub use decompress::Compression;
+pub use decompress::{Compression, decompress_to};
 pub use digest::{Algorithm, Digest, DigestError};
 pub use engine::{DigestRule, Options, Verify, unpack, write_raw};
 pub use error::ImageError;

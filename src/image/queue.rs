@@ -113,33 +113,25 @@ impl Receiver {
 pub(super) struct QueueReader {
     queue: Receiver,
     chunk: Bytes,
-    taken: Arc<AtomicU64>,
     ended: bool,
 }
 
 impl QueueReader {
     pub(super) fn new(queue: Receiver) -> Self {
-        Self { queue, chunk: Bytes::new(), taken: Arc::default(), ended: false }
+        Self { queue, chunk: Bytes::new(), ended: false }
     }
 
     /// What is left of the present chunk, or the next one. `None` at the end.
     pub(super) fn next_chunk(&mut self) -> Result<Option<Bytes>, Gone> {
         self.fill_buf().map_err(|_| Gone)?;
         let chunk = std::mem::take(&mut self.chunk);
-        self.taken.fetch_add(chunk.len() as u64, Ordering::Relaxed);
         Ok((!chunk.is_empty()).then_some(chunk))
     }
 
     /// What is left of the present chunk or the next one, at most `most` bytes of it, without a copy. Empty at the end.
     pub(super) fn piece(&mut self, most: usize) -> io::Result<Bytes> {
         let count = self.fill_buf()?.len().min(most);
-        self.taken.fetch_add(count as u64, Ordering::Relaxed);
         Ok(self.chunk.split_to(count))
-    }
-
-    /// Bytes read so far, for whoever wants to know when the reader is inside a decoder.
-    pub(super) fn position(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.taken)
     }
 }
 
@@ -156,9 +148,7 @@ impl BufRead for QueueReader {
     }
 
     fn consume(&mut self, count: usize) {
-        let count = count.min(self.chunk.len());
-        self.taken.fetch_add(count as u64, Ordering::Relaxed);
-        let _ = self.chunk.split_to(count);
+        let _ = self.chunk.split_to(count.min(self.chunk.len()));
     }
 }
 
@@ -253,7 +243,7 @@ mod tests {
         let mut reader = QueueReader::new(receiver);
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
-        assert_eq!((text.as_str(), reader.position().load(Ordering::Relaxed)), ("abcd", 4));
+        assert_eq!(text, "abcd");
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod kexec;
 pub mod module;
 pub mod nvme;
 pub mod packet;
+pub mod pages;
 pub mod roots;
 pub mod scsi;
 pub mod swap;

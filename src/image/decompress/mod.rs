@@ -1,10 +1,31 @@
 //! Decompression, told by content and never by name.
+//!
+//! [`stage`] is a stage of the engine. It reads the stream as [`input`], cuts what stands for itself (independent
+//! blocks of [`lz4`], whole [`zstd_frames`]) into pieces, and puts them on a [`line`]: threads decompress them side by
+//! side, and the [`output`] goes on in [`ordered`] sequence. Pieces live in buffers of a [`budget`] that does not grow
+//! with the number of cores. What does not stand for itself is [`streamed`] on one core.
 
+mod budget;
+mod fault;
+mod input;
+mod line;
 mod lz4;
+mod ordered;
+mod output;
+mod stage;
+mod streamed;
+mod zstd_frames;
+mod zstd_header;
 
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, Cursor, Read, Write};
 
-use super::memory::MemoryLimit;
+use self::fault::Fault;
+use self::input::Input;
+use self::line::Line;
+use self::output::Emit;
+pub(super) use self::stage::decompress;
+use super::memory::{DecoderMemory, MemoryLimit};
+use super::queue::Gone;
 
 /// How a stream is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +38,7 @@ pub enum Compression {
 }
 
 const LZ4_MAGIC: [u8; 4] = 0x184D_2204_u32.to_le_bytes();
+const LZ4_LEGACY_MAGIC: [u8; 4] = 0x184C_2102_u32.to_le_bytes();
 const ZSTD_MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
 
 impl Compression {
@@ -24,7 +46,7 @@ impl Compression {
     pub fn detect(head: &[u8]) -> Self {
         match head {
             [a, b, c, d, rest @ ..] if is_skippable([*a, *b, *c, *d]) => Self::behind_skippable(rest),
-            _ if head.starts_with(&LZ4_MAGIC) => Self::Lz4,
+            _ if head.starts_with(&LZ4_MAGIC) || head.starts_with(&LZ4_LEGACY_MAGIC) => Self::Lz4,
             _ if head.starts_with(&ZSTD_MAGIC) => Self::Zstd,
             [0x1f, 0x8b, 0x08, ..] => Self::Gzip,
             [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
@@ -54,59 +76,61 @@ impl Compression {
             Self::None => "none",
         }
     }
+}
 
-    /// A reader of the decompressed stream. All frames or members of `input` are read; bytes behind the last that
-    /// are none are an error, and so is an end inside one, and a window that takes more memory than `limit` allows.
-    pub(super) fn decoder<'a>(
-        self,
-        input: impl BufRead + Send + 'a,
-        limit: MemoryLimit,
-    ) -> io::Result<Box<dyn Read + Send + 'a>> {
-        Ok(match self {
-            Self::Lz4 => Box::new(lz4::Lz4Reader::new(input)),
-            Self::Zstd => {
-                let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
-                decoder.window_log_max(limit.zstd_window_log())?;
-                Box::new(Told { decoder, limit })
-            }
-            Self::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
-            Self::Xz => {
-                let stream =
-                    liblzma::stream::Stream::new_stream_decoder(limit.decoder_bytes(), liblzma::stream::CONCATENATED)?;
-                Box::new(Told { decoder: liblzma::bufread::XzDecoder::new_stream(input, stream), limit })
-            }
-            Self::None => Box::new(input),
-        })
+/// Bytes looked at to tell the compression.
+const HEAD_BYTES: u64 = 512;
+
+/// Decompresses all of `input`, whatever its format, into `output`; what is not compressed is copied. All frames or
+/// members are read; bytes behind the last that are none are an error, and so is an end inside one, and a window that
+/// takes more memory than `limit` allows. After an error `output` has a part of the content.
+///
+/// # Errors
+/// Those of `input` and `output`; `InvalidData`, `InvalidInput` or `Other` for damage, `UnexpectedEof` for a stream
+/// that was cut off, `OutOfMemory` for the limit, `Unsupported` for a dictionary.
+pub fn decompress_to(input: &mut dyn BufRead, limit: MemoryLimit, output: &mut dyn Write) -> io::Result<Compression> {
+    let mut head = Vec::new();
+    input.take(HEAD_BYTES).read_to_end(&mut head)?;
+    let compression = Compression::detect(&head);
+    let mut whole = Cursor::new(head).chain(input);
+    let mut written = Ok(());
+    let ran = run(compression, &mut whole, limit, &mut |chunk| {
+        written = output.write_all(&chunk);
+        written.as_ref().map_err(|_| Gone).copied()
+    });
+    written?;
+    match ran {
+        Ok(()) => Ok(compression),
+        Err(Fault::Bad { source, .. }) => Err(source),
+        Err(Fault::Gone) => Err(io::ErrorKind::BrokenPipe.into()),
     }
 }
 
-/// Says in words of the operator's that a decoder needs more memory than it may take.
-struct Told<R> {
-    decoder: R,
+fn run(compression: Compression, input: &mut dyn BufRead, limit: MemoryLimit, emit: Emit<'_>) -> Result<(), Fault> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    run_on(limit.decoder_memory(cores), compression, input, limit, emit)
+}
+
+fn run_on(
+    memory: DecoderMemory,
+    compression: Compression,
+    input: &mut dyn BufRead,
     limit: MemoryLimit,
-}
-
-impl<R: Read> Read for Told<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.decoder.read(buffer).map_err(|error| match is_too_much_memory(&error) {
-            true => io::Error::new(
-                io::ErrorKind::OutOfMemory,
-                format!(
-                    "its window needs more memory than {}, which is the limit for the whole agent. Compress it with a \
-                     smaller one (zstd up to -19 without --long, xz up to -7), or allow more by drophammer.memory=MIB",
-                    self.limit
-                ),
-            ),
-            false => error,
-        })
+    emit: Emit<'_>,
+) -> Result<(), Fault> {
+    let (mut input, mut line) = (Input::new(input), Line::new(memory, emit));
+    let read = match compression {
+        Compression::Lz4 => lz4::read(&mut input, &mut line),
+        Compression::Zstd => zstd_frames::read(&mut input, &mut line, limit),
+        Compression::Gzip => streamed::read_gzip(&mut input, &mut line),
+        Compression::Xz => streamed::read_xz(&mut input, &mut line, limit),
+        Compression::None => streamed::read_plain(&mut input, &mut line),
+    };
+    if !matches!(read, Err(Fault::Gone)) {
+        // what was read before a fault comes before it, and so does a fault in that
+        line.settle()?;
     }
-}
-
-/// zstd: `ZSTD_error_frameParameter_windowTooLarge` (lib/common/error_private.c); xz: `LZMA_MEMLIMIT_ERROR`.
-fn is_too_much_memory(error: &io::Error) -> bool {
-    let Some(cause) = error.get_ref() else { return false };
-    matches!(cause.downcast_ref(), Some(liblzma::stream::Error::MemLimit))
-        || cause.to_string() == "Frame requires too much memory for decoding"
+    read
 }
 
 /// 0x184D2A50 to 0x184D2A5F: frames that hold no content (zstd and lz4 frame formats).
@@ -137,37 +161,50 @@ mod tests {
         assert_eq!(Compression::detect(&skippable), Compression::Zstd);
     }
 
-    #[test]
-    fn an_end_inside_a_stream_is_an_error() {
-        let zstd = zstd::encode_all(&b"some text that is compressed"[..], 3).unwrap();
-        let cut = &zstd[..zstd.len() - 3];
-        let read = Compression::Zstd.decoder(cut, MemoryLimit::default()).unwrap().read_to_end(&mut Vec::new());
-        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    fn read(input: &[u8]) -> io::Result<Vec<u8>> {
+        let mut output = Vec::new();
+        decompress_to(&mut &input[..], MemoryLimit::default(), &mut output)?;
+        Ok(output)
     }
 
     #[test]
-    fn several_zstd_frames_are_one_stream() {
-        let frame = |text: &[u8]| zstd::encode_all(text, 3).unwrap();
-        let skippable = [0x5f, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 9];
-        let input = [frame(b"one "), skippable.to_vec(), frame(b"two")].concat();
-        let mut text = String::new();
-        Compression::Zstd.decoder(&input[..], MemoryLimit::default()).unwrap().read_to_string(&mut text).unwrap();
-        assert_eq!(text, "one two");
+    fn an_end_inside_a_stream_is_an_error() {
+        let zstd = zstd::encode_all(&b"some text that is compressed"[..], 3).unwrap();
+        assert_eq!(read(&zstd[..zstd.len() - 3]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]
     fn bytes_behind_the_last_frame_are_an_error() {
-        for (compression, mut input) in [
-            (Compression::Zstd, zstd::encode_all(&b"x"[..], 3).unwrap()),
-            (Compression::Lz4, {
-                let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
-                io::Write::write_all(&mut encoder, b"x").unwrap();
-                encoder.finish().unwrap()
-            }),
-        ] {
+        let lz4 = {
+            let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+            encoder.write_all(b"x").unwrap();
+            encoder.finish().unwrap()
+        };
+        for mut input in [zstd::encode_all(&b"x"[..], 3).unwrap(), lz4] {
+            assert_eq!(read(&input).unwrap(), b"x");
             input.extend_from_slice(b"garbage behind it");
-            let read = compression.decoder(&input[..], MemoryLimit::default()).unwrap().read_to_end(&mut Vec::new());
-            assert!(read.is_err(), "{compression:?}");
+            assert_eq!(read(&input).unwrap_err().kind(), io::ErrorKind::InvalidData);
         }
+    }
+
+    #[test]
+    fn what_is_not_compressed_is_copied() {
+        for content in [&b""[..], b"abc", &[7; 100_000]] {
+            assert_eq!(read(content).unwrap(), content);
+        }
+    }
+
+    #[test]
+    fn nobody_decompresses_for_one_who_is_gone() {
+        let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+        encoder.write_all(&[1; 5 << 20]).unwrap();
+        let input = encoder.finish().unwrap();
+        let mut chunks = 0;
+        let ran = run(Compression::Lz4, &mut &input[..], MemoryLimit::default(), &mut |_| {
+            chunks += 1;
+            Err(Gone)
+        });
+        assert!(matches!(ran, Err(Fault::Gone)));
+        assert_eq!(chunks, 1);
     }
 }
