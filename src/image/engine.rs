@@ -46,6 +46,16 @@ pub enum DigestRule {
     AllowMissing,
 }
 
+/// How much of an unpacked archive is read back from the disk. Of a raw image it is always all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Verify {
+    /// Some files, or a part of a large one.
+    #[default]
+    Sample,
+    /// All files.
+    Full,
+}
+
 /// How an image is installed.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -56,6 +66,9 @@ pub struct Options {
     pub user_mode: bool,
     pub memory: MemoryLimit,
     pub retry: Retry,
+    pub verify: Verify,
+    /// A raw image: its table, last partition and file system are made as large as the disk.
+    pub grow: bool,
 }
 
 impl Options {
@@ -66,6 +79,8 @@ impl Options {
             user_mode: !nix::unistd::geteuid().is_root(),
             memory: MemoryLimit::default(),
             retry: Retry::default(),
+            verify: Verify::default(),
+            grow: false,
         }
     }
 }
@@ -89,15 +104,15 @@ pub async fn unpack(
 }
 
 /// Writes the raw disk image at `source` to `target`, an existing block device that is not in use, or an existing
-/// file. The first MiB is written last: after any error the disk does not boot. Else as [`unpack`].
+/// file. The first MiB is written last: after any error but one of growing the disk does not boot. Else as [`unpack`].
 pub async fn write_raw(
     source: &Source,
     target: &Path,
     options: &Options,
     observer: &(dyn Observer + Send + Sync),
 ) -> Result<Report, ImageError> {
-    let target = target.to_owned();
-    let sink = move |input: &mut QueueReader, counters: &Arc<Counters>| raw::write(input, &target, counters);
+    let (target, grow) = (target.to_owned(), options.grow);
+    let sink = move |input: &mut QueueReader, counters: &Arc<Counters>| raw::write(input, &target, grow, counters);
     run(source, options, observer, sink, raw::Written::finish).await
 }
 
@@ -364,6 +379,8 @@ fn report(
         retries: Counters::get(&counters.retries),
         digest,
         read_back,
+        bytes_zeroed: Counters::get(&counters.bytes_zeroed),
+        grown: counters.grown(),
         peak_rss_bytes: read_peak_rss(),
         warnings: counters.warnings(),
     }
