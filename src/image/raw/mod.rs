@@ -1,5 +1,5 @@
 //! Raw disk images, written so that a disk with half an image, or a wrong one, does not boot: the first MiB is
-//! cleared before anything else and written after everything else, when the digest holds.
+//! cleared before anything else and written after everything else, when the digest holds and the rest has been read back.
 //!
 //! Past the page cache, which a machine with little memory needs for itself. Runs of zeros are not sent; the device is
 //! told to read as zeros there. Nothing behind the image is touched, unless it is to be grown to the whole disk.
@@ -18,7 +18,7 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-use ring::digest::{Context, SHA256};
+use ring::digest::{Context, SHA256, digest};
 
 use self::gpt::{Growth, TableFault};
 use self::relay::relay;
@@ -107,20 +107,18 @@ fn judge(target: &Target, head: &[u8], grow: bool, counters: &Counters) -> Resul
 }
 
 impl Written {
-    /// Writes the head, brings all to the disk, reads all back, and grows what is to grow. Returns the bytes compared.
+    /// Brings the body to the disk and reads it back, then the head, and grows what is to grow. Returns the bytes
+    /// compared. A disk that does not give back what was written has no head.
     pub(super) fn finish(self) -> Result<u64, ImageError> {
         let Self { target, head, sha256, bytes, growth, counters } = self;
-        // the body must be there before the head says so
         target.sync()?;
+        let body = hash_range(&target, Some(&head), head.len() as u64, bytes)?;
+        compare(&target, &sha256, &body, bytes)?;
         target.write(&head, 0)?;
-        target.sync()?;
-        let found = read_back(&target, bytes)?;
-        if found != sha256 {
-            return Err(ImageError::ReadBack {
-                path: target.path().display().to_string(),
-                expected: format!("sha256:{}", hex::encode(&sha256)),
-                found: format!("sha256:{} over {bytes} bytes", hex::encode(found)),
-            });
+        if let Err(err) = check_head(&target, &head) {
+            // the reason comes before whatever this one may be
+            let _ = target.clear(head.len());
+            return Err(err);
         }
         match growth {
             Some(growth) => grow::apply(target, &growth, &counters)?,
@@ -130,15 +128,34 @@ impl Written {
     }
 }
 
-/// SHA-256 of the first `bytes`, from the disk and not from memory.
-fn read_back(target: &Target, bytes: u64) -> Result<Vec<u8>, ImageError> {
+fn check_head(target: &Target, head: &[u8]) -> Result<(), ImageError> {
+    target.sync()?;
+    let wanted = digest(&SHA256, head);
+    let found = hash_range(target, None, 0, head.len() as u64)?;
+    compare(target, wanted.as_ref(), &found, head.len() as u64)
+}
+
+fn compare(target: &Target, expected: &[u8], found: &[u8], bytes: u64) -> Result<(), ImageError> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(ImageError::ReadBack {
+        path: target.path().display().to_string(),
+        expected: format!("sha256:{}", hex::encode(expected)),
+        found: format!("sha256:{} over {bytes} bytes", hex::encode(found)),
+    })
+}
+
+/// SHA-256 of what comes before, if anything, and of a range that is read from the disk and not from memory.
+fn hash_range(target: &Target, before: Option<&[u8]>, start: u64, end: u64) -> Result<Vec<u8>, ImageError> {
     target.forget_cached()?;
     let mut hash = Context::new(&SHA256);
-    let mut offset = 0;
+    hash.update(before.unwrap_or_default());
+    let mut offset = start;
     relay(
         |piece| {
             piece.offset = offset;
-            piece.length = usize::try_from(bytes - offset).unwrap_or(usize::MAX).min(piece.buffer.as_slice().len());
+            piece.length = usize::try_from(end - offset).unwrap_or(usize::MAX).min(piece.buffer.as_slice().len());
             offset += piece.length as u64;
             target.read(piece)?;
             Ok::<bool, ImageError>(piece.length > 0)
