@@ -31,7 +31,7 @@ pub fn prepare_kernel(roots: &Roots, plan: &Plan) -> Vec<String> {
 }
 
 /// Loads modules that a layout or an installed system needs. Those built in, or not there, are passed over.
-pub(super) fn load_modules(roots: &Roots, modules: &BTreeSet<&'static str>) {
+pub(crate) fn load_modules(roots: &Roots, modules: &BTreeSet<&'static str>) {
     if modules.is_empty() {
         return;
     }

@@ -47,7 +47,15 @@ impl Mounts {
         &self.targets
     }
 
-    fn add(&mut self, source: &Path, target: &Path, format: &str, flags: MsFlags, data: Option<&str>) -> Result<()> {
+    /// Mounts one more.
+    pub fn add(
+        &mut self,
+        source: &Path,
+        target: &Path,
+        format: &str,
+        flags: MsFlags,
+        data: Option<&str>,
+    ) -> Result<()> {
         make_directory(target).with_context(|| format!("making mount point {}", target.display()))?;
         mount(Some(source), target, Some(format), flags, data)
             .map_err(|error| match error {

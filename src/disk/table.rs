@@ -198,7 +198,7 @@ fn le64(bytes: &[u8], offset: usize) -> u64 {
 }
 
 /// CRC-32 as of Ethernet and zlib; bit by bit, as a table has only 16 KiB.
-fn crc32(bytes: &[u8]) -> u32 {
+pub(crate) fn crc32(bytes: &[u8]) -> u32 {
     let step = |crc: u32| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 };
     !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc)))
 }

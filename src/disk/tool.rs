@@ -2,7 +2,7 @@
 
 use std::io::Read;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ pub enum ToolError {
     #[error("{call} was ended after {seconds} s without a result")]
     TimedOut { call: String, seconds: u64 },
     #[error("{call} failed with {status}: {}", if .stderr.is_empty() { "it said nothing" } else { .stderr })]
-    Failed { call: String, status: String, stderr: String },
+    Failed { call: String, status: ExitStatus, stderr: String },
 }
 
 /// What a tool may say on standard output or standard error; the rest is thrown away with the pipe.
@@ -57,11 +57,7 @@ pub fn read_tool(tool: &str, arguments: &[String]) -> Result<String, ToolError> 
     let (stdout, stderr) = (listen(child.stdout.take()), listen(child.stderr.take()));
     let status = wait(&mut child, &call)?;
     let (stdout, stderr) = (stdout.join().unwrap_or_default(), stderr.join().unwrap_or_default());
-    if status.success() {
-        Ok(stdout)
-    } else {
-        Err(ToolError::Failed { call, status: status.to_string(), stderr: last_lines(&stderr) })
-    }
+    if status.success() { Ok(stdout) } else { Err(ToolError::Failed { call, status, stderr: last_lines(&stderr) }) }
 }
 
 /// Reads beside the wait: a full pipe would stop the tool.
@@ -81,7 +77,7 @@ pub fn has_tool(tool: &str) -> bool {
     path.split(':').any(|folder| Path::new(folder).join(tool).is_file())
 }
 
-fn wait(child: &mut Child, call: &str) -> Result<std::process::ExitStatus, ToolError> {
+fn wait(child: &mut Child, call: &str) -> Result<ExitStatus, ToolError> {
     let began = Instant::now();
     loop {
         match child.try_wait() {

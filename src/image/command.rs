@@ -9,7 +9,7 @@ use reqwest::Client;
 
 use super::console::Console;
 use super::digest::Digest;
-use super::engine::{DigestRule, Options, unpack, write_raw};
+use super::engine::{DigestRule, Options, Verify, unpack, write_raw};
 use super::memory::MemoryLimit;
 use super::report::Report;
 use super::source::Source;
@@ -35,6 +35,9 @@ pub struct UnpackArgs {
     /// The most that this program may take; decides how large a window the source may be compressed with
     #[arg(long, value_name = "MIB", default_value = "64")]
     memory: MemoryLimit,
+    /// How many of the files are read back from the disk and compared
+    #[arg(long, value_enum, default_value_t)]
+    verify: Verify,
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
@@ -51,6 +54,12 @@ pub struct WriteArgs {
     /// The most that this program may take; decides how large a window the source may be compressed with
     #[arg(long, value_name = "MIB", default_value = "64")]
     memory: MemoryLimit,
+    /// Make a GPT, its last partition and the ext4, XFS or Btrfs in there as large as the disk
+    #[arg(long)]
+    grow: bool,
+    /// All that is written is read back and compared, with either
+    #[arg(long, value_enum, default_value_t)]
+    verify: Verify,
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
@@ -77,7 +86,8 @@ impl DigestArgs {
 
 /// `http` fetches the image when its source is a URL.
 pub async fn run_unpack(args: &UnpackArgs, http: Client) -> Result<ExitCode> {
-    let options = Options { http: Some(http), memory: args.memory, ..Options::new(args.digest.rule()) };
+    let (memory, verify) = (args.memory, args.verify);
+    let options = Options { http: Some(http), memory, verify, ..Options::new(args.digest.rule()) };
     let console = Console::new();
     let done = unpack(&args.source, &args.dir, &options, &console).await;
     console.clear();
@@ -87,7 +97,8 @@ pub async fn run_unpack(args: &UnpackArgs, http: Client) -> Result<ExitCode> {
 
 /// As [`run_unpack`], for a raw image.
 pub async fn run_write(args: &WriteArgs, http: Client) -> Result<ExitCode> {
-    let options = Options { http: Some(http), memory: args.memory, ..Options::new(args.digest.rule()) };
+    let (memory, verify, grow) = (args.memory, args.verify, args.grow);
+    let options = Options { http: Some(http), memory, verify, grow, ..Options::new(args.digest.rule()) };
     let console = Console::new();
     let done = write_raw(&args.source, &args.device, &options, &console).await;
     console.clear();
@@ -106,14 +117,23 @@ fn print(report: &Report, format: Format) -> Result<ExitCode> {
 fn summary(report: &Report) -> String {
     let percent = |share: f64| format!("{:.0} %", share * 100.0);
     let files = if report.files > 0 { format!(", {} files", report.files) } else { String::new() };
+    let zeros = match report.bytes_zeroed {
+        0 => String::new(),
+        bytes => format!(" ({} of them zeros, not sent)", Bytes(bytes)),
+    };
+    let grown = report.grown.as_ref().map(|grown| {
+        let with = grown.filesystem.as_ref().map(|kind| format!(" with its {kind}")).unwrap_or_default();
+        format!("; partition {} grown from {} to {}{with}", grown.partition, grown.from, grown.to)
+    });
     let digest =
         report.digest.as_ref().map_or("no digest".to_owned(), |digest| format!("{} holds", digest.algorithm()));
     format!(
-        "{} ({}) → {}{files} in {:.1} s; {digest}; busy: fetch {}, digest {}, decompress {}, write {}",
+        "{} ({}) → {}{zeros}{files} in {:.1} s; {digest}{}; busy: fetch {}, digest {}, decompress {}, write {}",
         Bytes(report.bytes_in),
         report.compression,
         Bytes(report.bytes_out),
         report.seconds,
+        grown.unwrap_or_default(),
         percent(report.busy.fetch),
         percent(report.busy.digest),
         percent(report.busy.decompress),

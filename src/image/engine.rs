@@ -55,6 +55,8 @@ pub struct Options {
     pub memory: MemoryLimit,
     pub retry: Retry,
     pub verify: Verify,
+    /// A raw image: its table, last partition and file system are made as large as the disk.
+    pub grow: bool,
 }
 
 impl Options {
@@ -66,6 +68,7 @@ impl Options {
             memory: MemoryLimit::default(),
             retry: Retry::default(),
             verify: Verify::default(),
+            grow: false,
         }
     }
 }
@@ -88,7 +91,7 @@ pub async fn unpack(
 }
 
 /// Writes the raw disk image at `source` to `target`, an existing block device that is not in use, or an existing
-/// file. The first MiB is written last: after any error the disk does not boot. Else as [`unpack`].
+/// file. The first MiB is written last: after any error but one of growing the disk does not boot. Else as [`unpack`].
 pub async fn write_raw(
     source: &Source,
     target: &Path,
@@ -96,19 +99,21 @@ pub async fn write_raw(
     observer: &(dyn Observer + Send + Sync),
 ) -> Result<Report, ImageError> {
     let counters = Arc::new(Counters::new());
-    let sink = RawSink { target: target.to_owned(), counters: Arc::clone(&counters), written: None };
+    let sink =
+        RawSink { target: target.to_owned(), counters: Arc::clone(&counters), grow: options.grow, written: None };
     install(source, options, observer, &counters, sink).await
 }
 
 struct RawSink {
     target: std::path::PathBuf,
+    grow: bool,
     counters: Arc<Counters>,
     written: Option<raw::Written>,
 }
 
 impl Sink for RawSink {
     fn write(&mut self, _: &str, input: &mut QueueReader) -> Result<(), Stop> {
-        self.written = Some(raw::write(input, &self.target, &self.counters)?);
+        self.written = Some(raw::write(input, &self.target, self.grow, &self.counters)?);
         Ok(())
     }
 
@@ -168,6 +173,8 @@ async fn install<S: Sink>(
         starts,
         digest: expected,
         read_back,
+        bytes_zeroed: Counters::get(&counters.bytes_zeroed),
+        grown: counters.grown(),
         peak_rss_bytes: read_peak_rss(),
         warnings: counters.warnings(),
     };

@@ -80,6 +80,10 @@ pub enum ImageError {
     #[error("{path} reads back wrong after writing: expected {expected}, found {found}")]
     ReadBack { path: String, expected: String, found: String },
 
+    /// The image itself is on the disk, and holds.
+    #[error("growing what is on {device}, after the image was written and verified")]
+    Grow { device: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
+
     #[error("the {stage} stage ended without a result")]
     StageDied { stage: &'static str },
 }

@@ -114,8 +114,8 @@ mod tests {
         let memory = MemoryLimit::default().decoder_memory(2);
         let buffers = memory.buffer_bytes() - memory.lent_bytes();
         assert_eq!(memory.threads(), 2);
-        assert!(buffers >= 2 * (4 + 4) << 20);
-        assert!(memory.piece_bytes() >= (8 + 3) << 20);
+        assert!(buffers >= (2 * (4 + 4)) << 20);
+        assert!(memory.piece_bytes() >= 11 << 20);
     }
 
     #[test]

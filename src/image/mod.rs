@@ -32,7 +32,7 @@ pub use digest::{Algorithm, Digest, DigestError};
 pub use engine::{DigestRule, Options, Verify, unpack, write_raw};
 pub use error::ImageError;
 pub use memory::MemoryLimit;
-pub use report::{BusyShares, Observer, Progress, Report, Step, Unobserved};
+pub use report::{BusyShares, Grown, Observer, Progress, Report, Step, Unobserved};
 pub use retry::Retry;
 pub use sidecar::parse_sidecar;
 pub use source::Source;

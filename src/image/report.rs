@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::digest::Digest;
+use crate::sys::units::Bytes;
 
 /// What the engine is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -65,6 +66,20 @@ pub struct BusyShares {
     pub write: f64,
 }
 
+/// What became of the last partition of a raw image that was grown to its disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Grown {
+    /// Its number.
+    pub partition: u32,
+    /// Its size in the image, bytes.
+    pub from: Bytes,
+    /// Its size now, bytes.
+    pub to: Bytes,
+    /// The file system in there, if it was grown with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filesystem: Option<String>,
+}
+
 /// What was done.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
@@ -88,6 +103,11 @@ pub struct Report {
     pub digest: Option<Digest>,
     /// Files, or bytes of a raw image, compared with the disk after the caches were dropped.
     pub read_back: u64,
+    /// Of `bytes_out`, zeros of a raw image that the device was only told to read as such.
+    pub bytes_zeroed: u64,
+    /// Absent when nothing was to grow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grown: Option<Grown>,
     /// Peak memory of this process, bytes (`VmHWM`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_rss_bytes: Option<u64>,
@@ -103,6 +123,8 @@ pub(super) struct Counters {
     pub(super) bytes_out: AtomicU64,
     pub(super) files: AtomicU64,
     pub(super) retries: AtomicU64,
+    pub(super) bytes_zeroed: AtomicU64,
+    grown: Mutex<Option<Grown>>,
     warnings: Mutex<Vec<String>>,
 }
 
@@ -118,6 +140,8 @@ impl Counters {
             bytes_out: AtomicU64::new(0),
             files: AtomicU64::new(0),
             retries: AtomicU64::new(0),
+            bytes_zeroed: AtomicU64::new(0),
+            grown: Mutex::new(None),
             warnings: Mutex::new(Vec::new()),
         }
     }
@@ -132,7 +156,7 @@ impl Counters {
 
     /// Everything is fetched and written anew.
     pub(super) fn start_over(&self) {
-        for counter in [&self.bytes_in, &self.bytes_out, &self.files] {
+        for counter in [&self.bytes_in, &self.bytes_out, &self.bytes_zeroed, &self.files] {
             counter.store(0, Ordering::Relaxed);
         }
     }
@@ -143,6 +167,16 @@ impl Counters {
 
     pub(super) fn total(&self) -> Option<u64> {
         Some(Self::get(&self.total)).filter(|total| *total != NO_TOTAL)
+    }
+
+    pub(super) fn set_grown(&self, grown: Grown) {
+        if let Ok(mut place) = self.grown.lock() {
+            *place = Some(grown);
+        }
+    }
+
+    pub(super) fn grown(&self) -> Option<Grown> {
+        self.grown.lock().ok().and_then(|grown| grown.clone())
     }
 
     pub(super) fn warn(&self, warning: String) {

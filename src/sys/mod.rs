@@ -8,6 +8,7 @@ pub mod clock_state;
 pub mod device_mapper;
 pub mod ethtool;
 pub mod ethtool_flags;
+pub mod filesystem_size;
 pub mod firmware;
 pub mod ipmi;
 pub mod kexec;

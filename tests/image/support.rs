@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -58,6 +59,7 @@ pub struct Facts {
     device: u64,
     links: u64,
     leads: Option<OsString>,
+    /// SHA-256, as whole trees are compared.
     content: Option<Vec<u8>>,
     xattrs: BTreeMap<OsString, Vec<u8>>,
 }
@@ -89,7 +91,7 @@ fn walk(root: &Path, path: &Path, found: &mut BTreeMap<OsString, Facts>) {
         device: if is_device { stat.rdev() } else { 0 },
         links: if kind.is_dir() { 0 } else { stat.nlink() },
         leads: kind.is_symlink().then(|| std::fs::read_link(path).unwrap().into_os_string()),
-        content: kind.is_file().then(|| std::fs::read(path).unwrap()),
+        content: kind.is_file().then(|| hash(path)),
         xattrs: xattr::list(path)
             .unwrap()
             .map(|name| (name.clone(), xattr::get(path, &name).unwrap().unwrap_or_default()))
@@ -100,6 +102,76 @@ fn walk(root: &Path, path: &Path, found: &mut BTreeMap<OsString, Facts>) {
         for entry in std::fs::read_dir(path).unwrap() {
             walk(root, &entry.unwrap().path(), found);
         }
+    }
+}
+
+fn hash(path: &Path) -> Vec<u8> {
+    let mut file = std::fs::File::open(path).unwrap();
+    let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut piece).unwrap() {
+            0 => return digest.finish().as_ref().to_vec(),
+            count => digest.update(&piece[..count]),
+        }
+    }
+}
+
+/// Bytes that repeat nowhere.
+pub fn content(length: usize) -> Vec<u8> {
+    let mut state: u32 = 7;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+/// A loop device over a file, gone when dropped.
+pub struct Loop(pub PathBuf);
+
+impl Loop {
+    /// Over a new file in `dir`, without data.
+    pub fn new(dir: &Path, size: u64, sector: u32) -> Self {
+        let backing = dir.join("backing");
+        std::fs::File::create(&backing).unwrap().set_len(size).unwrap();
+        Self::attach(&backing, sector)
+    }
+
+    pub fn attach(backing: &Path, sector: u32) -> Self {
+        let sector = sector.to_string();
+        let name = run("losetup", &["--find", "--show", "--partscan", "--sector-size", &sector, text(backing)]);
+        Self(PathBuf::from(String::from_utf8(name).unwrap().trim()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        run("losetup", &["--detach", text(&self.0)]);
+    }
+}
+
+/// A file system of its own, gone when dropped.
+pub struct Mounted(pub PathBuf);
+
+impl Mounted {
+    pub fn tmpfs(at: &Path, options: &str) -> Self {
+        std::fs::create_dir_all(at).unwrap();
+        run("mount", &["-t", "tmpfs", "-o", options, "none", text(at)]);
+        Self(at.to_owned())
+    }
+
+    /// What is on a device or in an image.
+    pub fn device(device: &Path, at: &Path) -> Self {
+        std::fs::create_dir_all(at).unwrap();
+        run("mount", &[text(device), text(at)]);
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        run("umount", &[text(&self.0)]);
     }
 }
 

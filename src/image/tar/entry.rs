@@ -48,9 +48,11 @@ pub struct Entry {
     pub size: u64,
     /// Where the stored bytes go; `None` for a file without holes.
     pub segments: Option<Vec<Segment>>,
-    /// Names and values of extended attributes.
+    /// Names and values of extended attributes, ACLs among them. Behind an entry with a default ACL, each has the ACLs
+    /// that keep it from inheriting one.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    /// The entry has POSIX ACLs in text form, which are not taken over.
+    /// The entry has an ACL that is not taken over: it names somebody whose number neither it nor the archive before it
+    /// tells, or is no POSIX one.
     pub has_acl: bool,
     /// Where the entry's first header starts in the archive.
     pub offset: u64,

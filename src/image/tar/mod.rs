@@ -4,8 +4,10 @@
 //! below a second, attributes with any bytes, all four ways to store a sparse file) within a fixed memory. It reads
 //! only; names are bytes as they stand in the archive, and whoever writes files must judge them.
 
+mod acl;
 mod entry;
 mod header;
+mod names;
 mod pax;
 mod reader;
 mod sparse;
@@ -15,8 +17,12 @@ pub use reader::{Pieces, ReadError, Reader, TarError, TarFault};
 
 /// Size of everything in an archive: headers, and content rounded up to it.
 const BLOCK_BYTES: usize = 512;
-/// Extended headers of one entry, together.
+/// Extended headers of one entry, together. Of several each costs a block beside its body.
 const EXTENDED_MAX_BYTES: u64 = 1 << 20;
+/// A path that a system call takes (`PATH_MAX`), and a name in the directory that it leads to (`NAME_MAX`).
+const PATH_MAX_BYTES: usize = 4096 + 255;
+/// Where a symbolic link leads (`PATH_MAX`).
+const LINK_MAX_BYTES: usize = 4096;
 /// Pieces of one sparse file.
 const SEGMENTS_MAX: usize = 1 << 18;
 

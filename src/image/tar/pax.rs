@@ -1,8 +1,11 @@
 //! Extended headers of pax: records `LENGTH KEY=VALUE\n`.
 //!
-//! Source: POSIX.1 `pax`, "pax Extended Header"; keys `GNU.sparse.*` and `SCHILY.xattr.*`: GNU tar manual.
+//! Source: POSIX.1 `pax`, "pax Extended Header"; keys `GNU.sparse.*` and `SCHILY.*`: GNU tar manual, star(5).
 
 use super::{Segment, Timestamp};
+
+/// The most that the kernel lists of a file: `XATTR_LIST_MAX` of `include/uapi/linux/limits.h`, names with their NULs.
+pub(super) const XATTR_NAMES_MAX_BYTES: usize = 65536;
 
 /// What the records of one extended header say. `None`: not mentioned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,7 +17,11 @@ pub(super) struct Records {
     pub(super) gid: Option<i64>,
     pub(super) modified: Option<Timestamp>,
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    pub(super) has_acl: bool,
+    /// ACLs in text form, a file's own and the one of a directory for what is made in it.
+    pub(super) acl: Option<Vec<u8>>,
+    pub(super) default_acl: Option<Vec<u8>>,
+    /// There is an ACL of another kind.
+    pub(super) has_other_acl: bool,
     pub(super) sparse: Sparse,
 }
 
@@ -31,17 +38,25 @@ pub(super) struct Sparse {
     offset: Option<u64>,
 }
 
-/// Which record can't be understood.
+/// What is wrong with a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct BadRecord(pub(super) String);
+pub(super) enum BadRecord {
+    /// It can't be understood; its beginning.
+    Unclear(String),
+    /// With it there are more attributes than a file can have.
+    TooManyXattrs,
+}
 
 impl Records {
     /// Adds the records of one header. Later ones replace earlier ones; an empty value takes a value back.
     pub(super) fn add(&mut self, mut bytes: &[u8]) -> Result<(), BadRecord> {
         // some writers fill up with NULs
         while bytes.first().is_some_and(|byte| *byte != 0) {
-            let (key, value, rest) = split_record(bytes).ok_or_else(|| BadRecord(shorten(bytes)))?;
-            self.set(key, value).ok_or_else(|| BadRecord(shorten(key)))?;
+            let (key, value, rest) = split_record(bytes).ok_or_else(|| BadRecord::Unclear(shorten(bytes)))?;
+            self.set(key, value).ok_or_else(|| BadRecord::Unclear(shorten(key)))?;
+            if self.xattr_name_bytes() > XATTR_NAMES_MAX_BYTES {
+                return Err(BadRecord::TooManyXattrs);
+            }
             bytes = rest;
         }
         Ok(())
@@ -56,12 +71,14 @@ impl Records {
             b"uid" => self.uid = optional(value, parse_number)?,
             b"gid" => self.gid = optional(value, parse_number)?,
             b"mtime" => self.modified = optional(value, parse_time)?,
+            b"SCHILY.acl.access" => self.acl = bytes,
+            b"SCHILY.acl.default" => self.default_acl = bytes,
             // what GNU tar --selinux writes; the kernel keeps the label with its NUL
             b"RHT.security.selinux" => self.set_xattr(b"security.selinux".to_vec(), &[value, &[0]].concat()),
             _ => match (key.strip_prefix(b"SCHILY.xattr."), key.strip_prefix(b"GNU.sparse.")) {
                 (Some(name), _) => self.set_xattr(unescape(name), value),
                 (None, Some(name)) => self.sparse.set(name, value)?,
-                (None, None) => self.has_acl |= key.starts_with(b"SCHILY.acl."),
+                (None, None) => self.has_other_acl |= key.starts_with(b"SCHILY.acl."),
             },
         }
         Some(())
@@ -70,6 +87,10 @@ impl Records {
     fn set_xattr(&mut self, name: Vec<u8>, value: &[u8]) {
         self.xattrs.retain(|(other, _)| *other != name);
         self.xattrs.push((name, value.to_vec()));
+    }
+
+    fn xattr_name_bytes(&self) -> usize {
+        self.xattrs.iter().map(|(name, _)| name.len() + 1).sum()
     }
 }
 
@@ -210,6 +231,25 @@ mod tests {
             Some(vec![Segment { offset: 0, bytes: 5 }, Segment { offset: 10, bytes: 2 }])
         );
         assert_eq!(parse_map(b"0,5,10"), None);
+    }
+
+    #[test]
+    fn acls_are_kept_as_text() {
+        let both = [record("SCHILY.acl.access", b"user::r--"), record("SCHILY.acl.default", b"other::r--")].concat();
+        let found = records(&both).unwrap();
+        assert_eq!((found.acl, found.default_acl), (Some(b"user::r--".to_vec()), Some(b"other::r--".to_vec())));
+        assert!(records(&record("SCHILY.acl.ace", b"owner@:r")).unwrap().has_other_acl);
+        let back = [record("SCHILY.acl.access", b"user::r--"), record("SCHILY.acl.access", b"")].concat();
+        assert_eq!(records(&back).unwrap(), Records::default());
+    }
+
+    #[test]
+    fn names_of_attributes_have_a_limit() {
+        let named = |count: usize| {
+            (0..count).flat_map(|n| record(&format!("SCHILY.xattr.user.{n:0994}"), b"")).collect::<Vec<u8>>()
+        };
+        assert_eq!(records(&named(65)).unwrap().xattrs.len(), 65);
+        assert_eq!(records(&named(66)), Err(BadRecord::TooManyXattrs));
     }
 
     #[test]

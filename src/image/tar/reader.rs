@@ -4,10 +4,12 @@ use std::io::{self, BufRead};
 
 use bytes::Bytes;
 
+use super::acl::{self, AclFault};
 use super::entry::{Entry, Kind, Segment, Timestamp};
 use super::header::{BadField, Family, Header, sparse_extension};
-use super::pax::{BadRecord, Records};
-use super::{BLOCK_BYTES, Block, EXTENDED_MAX_BYTES, SEGMENTS_MAX, sparse};
+use super::names::Names;
+use super::pax::{BadRecord, Records, XATTR_NAMES_MAX_BYTES};
+use super::{BLOCK_BYTES, Block, EXTENDED_MAX_BYTES, LINK_MAX_BYTES, PATH_MAX_BYTES, SEGMENTS_MAX, sparse};
 
 /// What is wrong with an archive, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +44,10 @@ pub enum TarFault {
     Type(char),
     #[error("entry has no name")]
     NoName,
+    #[error("{what} of {bytes} bytes, more than {limit}, begins with {start:?}")]
+    LongName { what: &'static str, bytes: usize, limit: usize, start: String },
+    #[error("entry has more than {XATTR_NAMES_MAX_BYTES} bytes of attributes' names: no file can have them")]
+    TooManyXattrs,
 }
 
 /// The archive is at fault, or what it is read from.
@@ -73,6 +79,9 @@ pub struct Reader<R> {
     globals_bytes: u64,
     /// An entry was seen.
     begun: bool,
+    /// A directory gives an ACL to what is made in it.
+    default_acl_seen: bool,
+    names: Names,
 }
 
 /// What extended headers before an entry said.
@@ -82,7 +91,10 @@ struct Extensions {
     is_pax: bool,
     long_path: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
+    /// Of their bodies.
     bytes: u64,
+    /// How many there were.
+    headers: u64,
 }
 
 impl<R: BufRead> Reader<R> {
@@ -96,6 +108,8 @@ impl<R: BufRead> Reader<R> {
             globals: Records::default(),
             globals_bytes: 0,
             begun: false,
+            default_acl_seen: false,
+            names: Names::default(),
         }
     }
 
@@ -108,14 +122,21 @@ impl<R: BufRead> Reader<R> {
     pub fn next_entry(&mut self) -> Result<Option<Entry>, ReadError> {
         self.skip(self.remaining, "a file's content")?;
         self.remaining = 0;
+        self.names.end();
         self.skip(self.padding, "a file's padding")?;
         self.padding = 0;
         let start = self.offset;
         if start == 0 && self.input.fill_buf()?.is_empty() {
             return Err(self.fault(TarFault::Empty));
         }
-        let mut extensions =
-            Extensions { records: self.globals.clone(), is_pax: false, long_path: None, long_link: None, bytes: 0 };
+        let mut extensions = Extensions {
+            records: self.globals.clone(),
+            is_pax: false,
+            long_path: None,
+            long_link: None,
+            bytes: 0,
+            headers: 0,
+        };
         loop {
             self.header_offset = self.offset;
             let Some(block) = self.read_header_block()? else {
@@ -141,7 +162,7 @@ impl<R: BufRead> Reader<R> {
                 b'L' => extensions.long_path = Some(until_nul(self.read_extension(&header, &mut extensions)?)),
                 b'K' => extensions.long_link = Some(until_nul(self.read_extension(&header, &mut extensions)?)),
                 // a volume's label is no file
-                b'V' if header.family == Family::Gnu => {}
+                b'V' if header.family == Family::Gnu => self.count_extension(&mut extensions, 0)?,
                 _ => return self.entry(&header, extensions, start).map(Some),
             }
         }
@@ -161,6 +182,7 @@ impl<R: BufRead> Reader<R> {
     }
 
     pub fn consume(&mut self, count: usize) {
+        self.pass_by(count);
         self.input.consume(count);
         self.offset += count as u64;
         self.remaining = self.remaining.saturating_sub(count as u64);
@@ -228,6 +250,7 @@ impl<R: BufRead> Reader<R> {
         if path.is_empty() {
             return Err(self.fault(TarFault::NoName));
         }
+        self.check_name("name", &path, PATH_MAX_BYTES)?;
         let kind = match header.typeflag() {
             // before ustar a directory was a file with a slash at its end
             b'0' | 0 if path.last() == Some(&b'/') => Kind::Directory,
@@ -244,6 +267,11 @@ impl<R: BufRead> Reader<R> {
             b'6' => Kind::Fifo,
             other => return Err(self.fault(TarFault::Type(char::from(other)))),
         };
+        match &kind {
+            Kind::HardLink(leads) => self.check_name("hard link's target", leads, PATH_MAX_BYTES)?,
+            Kind::SymLink(leads) => self.check_name("link's target", leads, LINK_MAX_BYTES)?,
+            Kind::File | Kind::CharDevice { .. } | Kind::BlockDevice { .. } | Kind::Directory | Kind::Fifo => {}
+        }
         // a link's size may be that of the file it names; only pax stores content with it
         let stored = match (&kind, header.typeflag()) {
             (Kind::File, _) | (Kind::Directory, b'D') => size,
@@ -275,17 +303,28 @@ impl<R: BufRead> Reader<R> {
             Some(time) => time,
             None => Timestamp { seconds: header.modified().map_err(|bad| self.bad_field(bad))?, nanos: 0 },
         };
+        let mode = header.mode().map_err(|bad| self.bad_field(bad))?;
+        if kind == Kind::File && segments.is_none() {
+            self.names.begin(&path, size);
+        }
+        let mut xattrs = records.xattrs;
+        let texts = [("access", acl::ACCESS, records.acl), ("default", acl::DEFAULT, records.default_acl)];
+        let mut has_acl = records.has_other_acl;
+        for (name, attribute, text) in texts {
+            has_acl |= !self.take_acl(name, attribute, text, &mut xattrs)?;
+        }
+        let xattrs = self.with_acls(&kind, mode, xattrs);
         Ok(Entry {
             path,
             kind,
-            mode: header.mode().map_err(|bad| self.bad_field(bad))?,
+            mode,
             uid: self.id(records.uid, header.uid(), "owner")?,
             gid: self.id(records.gid, header.gid(), "group")?,
             modified,
             size,
             segments,
-            xattrs: records.xattrs,
-            has_acl: records.has_acl,
+            xattrs,
+            has_acl,
             offset: start,
         })
     }
@@ -297,6 +336,61 @@ impl<R: BufRead> Reader<R> {
         };
         // the largest number means "leave as it is" to the kernel
         u32::try_from(id).ok().filter(|id| *id != u32::MAX).ok_or_else(|| self.bad_field(BadField(name)))
+    }
+
+    /// An ACL in text form becomes an attribute. False if it names somebody whose number is not known.
+    fn take_acl(
+        &self,
+        name: &str,
+        attribute: &[u8],
+        text: Option<Vec<u8>>,
+        xattrs: &mut Vec<(Vec<u8>, Vec<u8>)>,
+    ) -> Result<bool, ReadError> {
+        let Some(text) = text else { return Ok(true) };
+        match acl::parse_acl(&text, &self.names) {
+            Ok(value) => {
+                xattrs.retain(|(other, _)| other != attribute);
+                xattrs.push((attribute.to_vec(), value));
+                Ok(true)
+            }
+            Err(AclFault::NameOnly) => Ok(false),
+            Err(AclFault::Syntax) => Err(self.fault(TarFault::Record(format!("SCHILY.acl.{name}")))),
+        }
+    }
+
+    /// Content that is about to be consumed.
+    fn pass_by(&mut self, count: usize) {
+        // it is in the buffer already, so that nothing is read here
+        if self.names.is_seeing()
+            && let Ok(bytes) = self.input.fill_buf()
+        {
+            self.names.see(bytes.get(..count).unwrap_or(bytes));
+        }
+    }
+
+    /// What is made in a directory with a default ACL inherits it. An archive means what it says, so each entry gets
+    /// its own; of the mode if it has no other.
+    fn with_acls(&mut self, kind: &Kind, mode: u32, mut xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let has = |xattrs: &[(Vec<u8>, Vec<u8>)], wanted: &[u8]| xattrs.iter().any(|(name, _)| name == wanted);
+        self.default_acl_seen |= has(&xattrs, acl::DEFAULT);
+        if !self.default_acl_seen || matches!(kind, Kind::HardLink(_) | Kind::SymLink(_)) {
+            return xattrs;
+        }
+        if !has(&xattrs, acl::ACCESS) {
+            xattrs.push((acl::ACCESS.to_vec(), acl::of_mode(mode)));
+        }
+        if *kind == Kind::Directory && !has(&xattrs, acl::DEFAULT) {
+            xattrs.push((acl::DEFAULT.to_vec(), acl::none()));
+        }
+        xattrs
+    }
+
+    fn check_name(&self, what: &'static str, name: &[u8], limit: usize) -> Result<(), ReadError> {
+        if name.len() <= limit {
+            return Ok(());
+        }
+        let start = String::from_utf8_lossy(name.get(..40).unwrap_or(name)).into_owned();
+        Err(self.fault(TarFault::LongName { what, bytes: name.len(), limit, start }))
     }
 
     fn begin_content(&mut self, stored: u64) -> Result<(), ReadError> {
@@ -340,12 +434,19 @@ impl<R: BufRead> Reader<R> {
     /// The body of an extended header, within the limit for all of an entry.
     fn read_extension(&mut self, header: &Header<'_>, extensions: &mut Extensions) -> Result<Vec<u8>, ReadError> {
         let size = header.size().map_err(|bad| self.bad_field(bad))?;
-        extensions.bytes = extensions.bytes.saturating_add(size);
-        self.check_extended(extensions.bytes)?;
+        self.count_extension(extensions, size)?;
         let mut body = vec![0; usize::try_from(size).unwrap_or(0)];
         self.read_exact(&mut body, "an extended header")?;
         self.skip(padding(size), "an extended header")?;
         Ok(body)
+    }
+
+    /// Empty ones count as well: there could be any number of them.
+    fn count_extension(&self, extensions: &mut Extensions, size: u64) -> Result<(), ReadError> {
+        let blocks = extensions.headers.saturating_mul(BLOCK_BYTES as u64);
+        extensions.headers += 1;
+        extensions.bytes = extensions.bytes.saturating_add(size);
+        self.check_extended(extensions.bytes.saturating_add(blocks))
     }
 
     fn check_extended(&self, found: u64) -> Result<(), ReadError> {
@@ -381,6 +482,7 @@ impl<R: BufRead> Reader<R> {
                 return Err(self.fault(TarFault::Truncated(what)));
             }
             let skipped = usize::try_from(count).unwrap_or(usize::MAX).min(available);
+            self.pass_by(skipped);
             self.input.consume(skipped);
             self.offset += skipped as u64;
             count -= skipped as u64;
@@ -400,8 +502,11 @@ impl<R: BufRead> Reader<R> {
         self.fault(TarFault::Field(name))
     }
 
-    fn bad_record(&self, BadRecord(near): BadRecord) -> ReadError {
-        self.fault(TarFault::Record(near))
+    fn bad_record(&self, bad: BadRecord) -> ReadError {
+        self.fault(match bad {
+            BadRecord::Unclear(near) => TarFault::Record(near),
+            BadRecord::TooManyXattrs => TarFault::TooManyXattrs,
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Times and default ACLs of directories, set last: every file put into one changes the time, and inherits the ACL.
+//! Times of directories, set last: every file put into one changes it.
 
 use std::os::fd::OwnedFd;
 
@@ -6,9 +6,9 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, fchmod};
 
-use super::metadata::{DEFAULT_ACL, set_default_acl, set_time};
+use super::metadata::set_time;
 use super::tree::Tree;
-use crate::image::tar::{Entry, Timestamp};
+use crate::image::tar::Timestamp;
 
 /// Memory for what waits. A Debian root needs less than 1 MiB.
 const WAITING_MAX_BYTES: usize = 8 << 20;
@@ -20,14 +20,7 @@ struct Waiting {
     path: Vec<u8>,
     /// Only without root: a directory that may not be written would keep its own files out.
     mode: Option<u32>,
-    default_acl: Option<Vec<u8>>,
     modified: Timestamp,
-}
-
-impl Waiting {
-    fn bytes(&self) -> usize {
-        self.path.len() + self.default_acl.as_ref().map_or(0, Vec::len) + RECORD_BYTES
-    }
 }
 
 #[derive(Default)]
@@ -39,18 +32,15 @@ pub(super) struct Directories {
 }
 
 impl Directories {
-    /// `path` is that of `entry`, `mode` what it gets at the end, if not now.
     pub(super) fn push(
         &mut self,
         tree: &Tree,
         path: Vec<u8>,
         mode: Option<u32>,
-        entry: &Entry,
+        modified: Timestamp,
     ) -> Result<(), (Vec<u8>, Errno)> {
-        let default_acl = entry.xattrs.iter().find(|(name, _)| name == DEFAULT_ACL).map(|(_, value)| value.clone());
-        let waiting = Waiting { path, mode, default_acl, modified: entry.modified };
-        self.bytes += waiting.bytes();
-        self.waiting.push(waiting);
+        self.bytes += path.len() + RECORD_BYTES;
+        self.waiting.push(Waiting { path, mode, modified });
         if self.bytes <= WAITING_MAX_BYTES {
             return Ok(());
         }
@@ -76,9 +66,6 @@ impl Directories {
 }
 
 fn apply_one(fd: &OwnedFd, dir: &Waiting) -> Result<(), Errno> {
-    if let Some(acl) = &dir.default_acl {
-        set_default_acl(fd, acl)?;
-    }
     set_time(fd, dir.modified)?;
     match dir.mode {
         Some(mode) => fchmod(fd, Mode::from_bits_truncate(mode)),

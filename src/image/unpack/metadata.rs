@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
-use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, futimens, utimensat};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, UtimensatFlags, fchmod, fchmodat, futimens, utimensat};
 use nix::sys::statfs::fstatfs;
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat};
@@ -32,9 +32,6 @@ const FOREIGN: [i64; 7] = [0x4d44, 0x2011_bab0, 0x7366_746e, 0x5346_544e, 0x9fa0
 
 /// What failed, and how.
 pub(super) type Failed = (&'static str, io::Error);
-
-/// Inherited by what is made in a directory, so it is set when nothing is made there any more.
-pub(super) const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 
 /// Sets what an archive says of a file, from any thread.
 pub(super) struct Metadata {
@@ -66,7 +63,7 @@ impl Metadata {
         self.judge("setting time of", time, &file, stat.st_dev)
     }
 
-    /// Of a directory. Its time and default ACL come later, when nothing is put into it any more.
+    /// Of a directory. Its time comes later, when nothing is put into it any more.
     pub(super) fn apply_directory(&self, dir: OwnedFd, stat: &FileStat, entry: &Entry) -> Result<(), Failed> {
         self.apply_open(dir, stat, entry).map(drop)
     }
@@ -83,11 +80,7 @@ impl Metadata {
             self.judge("setting mode of", fchmod(&file, wanted), &file, stat.st_dev)?;
         }
         let file = File::from(file);
-        let is_directory = stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits();
         for (name, value) in self.wanted_xattrs(entry) {
-            if is_directory && name == DEFAULT_ACL {
-                continue;
-            }
             let set = file.set_xattr(OsStr::from_bytes(name), value).map_err(errno);
             self.judge_xattr(set, &file, stat.st_dev)?;
         }
@@ -165,15 +158,6 @@ impl Metadata {
 pub(super) fn set_time(dir: impl AsFd, time: Timestamp) -> Result<(), Errno> {
     match futimens(&dir, &TimeSpec::UTIME_OMIT, &time_spec(time)) {
         Err(Errno::EPERM | Errno::EINVAL | Errno::ENOSYS) if is_foreign(&dir) => Ok(()),
-        done => done,
-    }
-}
-
-/// Sets what new files in a directory inherit.
-pub(super) fn set_default_acl(dir: &OwnedFd, acl: &[u8]) -> Result<(), Errno> {
-    let path = format!("/proc/self/fd/{}", dir.as_raw_fd());
-    match xattr::set(path, OsStr::from_bytes(DEFAULT_ACL), acl).map_err(errno) {
-        Err(Errno::EPERM | Errno::EOPNOTSUPP) => Ok(()),
         done => done,
     }
 }

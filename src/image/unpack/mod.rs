@@ -151,6 +151,9 @@ impl From<metadata::Failed> for Halt {
     }
 }
 
+/// A directory of the tree, and a name in it.
+type Located = (Arc<Dir>, Vec<u8>);
+
 struct Writer {
     tree: Tree,
     directories: Directories,
@@ -272,7 +275,7 @@ impl Writer {
     }
 
     /// The directory of an entry, made if need be, and its name there; `None` for the root.
-    fn locate(&mut self, entry: &Entry) -> Result<Option<(Arc<Dir>, Vec<u8>)>, Fault> {
+    fn locate(&mut self, entry: &Entry) -> Result<Option<Located>, Fault> {
         let names = components(&entry.path).map_err(Fault::Refused)?;
         let Some((name, parents)) = names.split_last() else { return Ok(None) };
         let dir = self.tree.directory(parents).map_err(failed("making the directories above"))?;
@@ -331,7 +334,7 @@ impl Writer {
         let open = Entry { mode: entry.mode | if self.user_mode { 0o700 } else { 0 }, ..entry.clone() };
         let stat = fstat(&fd).map_err(failed("looking at"))?;
         self.workers.making().metadata.apply_directory(fd, &stat, &open)?;
-        let pushed = self.directories.push(&self.tree, path, later, entry);
+        let pushed = self.directories.push(&self.tree, path, later, entry.modified);
         pushed.map_err(|(path, err)| Fault::Directory(path, err))
     }
 
@@ -387,7 +390,9 @@ impl Writer {
 
     fn warn_of_losses(&self) {
         if self.acl_seen {
-            self.counters.warn("the archive has POSIX ACLs (SCHILY.acl), which are not taken over".to_owned());
+            self.counters.warn(
+                "the archive has ACLs that name somebody whose number it does not tell: they are left out".to_owned(),
+            );
         }
         if self.directories.overflowed {
             self.counters.warn("very many directories: the times of some may be those of the unpacking".to_owned());
