@@ -58,11 +58,11 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Unpack(args) => {
             let http = net::desk_http_client(args.proxy().as_ref())?;
             runtime.block_on(image::command::run_unpack(&args, http))
-        },
+        }
         Command::Write(args) => {
             let http = net::desk_http_client(args.proxy().as_ref())?;
             runtime.block_on(image::command::run_write(&args, http))
-        },
+        }
         Command::Lldp(args) => runtime.block_on(net::command::run_lldp(args)),
         Command::Dhcp(args) => runtime.block_on(net::command::run_dhcp(args)),
         Command::Ntp(args) => runtime.block_on(net::command::run_ntp(args)),

@@ -29,7 +29,13 @@ fn tell_image_settings(agent: &Agent, session: &Session) {
             if settings != ImageSettings::default() {
                 let keys: Vec<String> = keys.iter().map(|key| key.id.to_string()).collect();
                 let proxy = proxy.as_ref().map(|rule| rule.proxy.to_string());
-                info!(?mirrors, ?keys, proxy, digest_is_optional = settings.digest_is_optional, "how images are fetched");
+                info!(
+                    ?mirrors,
+                    ?keys,
+                    proxy,
+                    digest_is_optional = settings.digest_is_optional,
+                    "how images are fetched"
+                );
             }
         }
         Err(error) => warn!(error = format!("{error:#}"), "as it is configured, no image will be installed"),

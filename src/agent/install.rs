@@ -305,7 +305,9 @@ impl Observer for Teller {
     fn progress(&self, progress: &image::Progress) {
         let Ok(mut next) = self.next.lock() else { return };
         let now = Instant::now();
-        let left_s = progress.left().map(|left| left.as_secs());
+        // nothing is left to fetch, but the disk still works
+        let settles = progress.step == image::Step::Settling;
+        let left_s = progress.left().filter(|_| !settles).map(|left| left.as_secs());
         if now >= next.0 {
             next.0 = now + Duration::from_secs(10);
             info!("image: {}", image::line(progress));

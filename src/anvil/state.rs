@@ -149,8 +149,7 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let text = format!("{{data: '{}', partition: {{{partition}}}}}", data.path().display());
         let address = SocketAddr::from(([127, 0, 0, 1], 4242));
-        let anvil =
-            Anvil::open(parse_config(&text).unwrap(), Endpoints { http: address, grpc: address }).unwrap();
+        let anvil = Anvil::open(parse_config(&text).unwrap(), Endpoints { http: address, grpc: address }).unwrap();
         serde_json::to_value(anvil.metal_config()).unwrap()
     }
 

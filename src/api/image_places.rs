@@ -150,7 +150,10 @@ mod tests {
     #[test]
     fn passwords_are_not_shown() {
         let proxy = HttpProxy::parse("http://user:secret@proxy.lab.example:3128").unwrap();
-        assert_eq!(format!("{proxy} {proxy:?}"), "http://proxy.lab.example:3128/ HttpProxy(http://proxy.lab.example:3128/)");
+        assert_eq!(
+            format!("{proxy} {proxy:?}"),
+            "http://proxy.lab.example:3128/ HttpProxy(http://proxy.lab.example:3128/)"
+        );
         let mirror = Mirror::parse("http://user:secret@10.0.0.5/").unwrap();
         assert!(!format!("{mirror:?}").contains("secret"));
     }

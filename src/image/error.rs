@@ -73,11 +73,14 @@ pub enum ImageError {
     /// `damage` as for a digest.
     #[error(
         "the signature {file} by key {key} does not hold for {image}, over {bytes} bytes: the image or the signature \
-         is another one, or damaged{}", also(damage)
+         is another one, or damaged{}",
+        also(damage)
     )]
     WrongSignature { image: String, file: String, key: KeyId, bytes: u64, damage: Option<String> },
 
-    #[error("{image}: signatures of {kind} are not supported, and keys are configured that an image must be signed with")]
+    #[error(
+        "{image}: signatures of {kind} are not supported, and keys are configured that an image must be signed with"
+    )]
     NotSignable { image: String, kind: &'static str },
 
     #[error("{image} is not an archive: starts with {start}")]

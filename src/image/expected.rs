@@ -72,11 +72,7 @@ async fn find_signature(places: &Places, options: &Options) -> Result<Signed, Im
 }
 
 /// The first that is found counts, also where a later place has a stronger one.
-async fn find_digest(
-    places: &Places,
-    options: &Options,
-    counters: &Counters,
-) -> Result<Option<Digest>, ImageError> {
+async fn find_digest(places: &Places, options: &Options, counters: &Counters) -> Result<Option<Digest>, ImageError> {
     for (place, source) in places.left() {
         match find_digest_beside(source, options, counters).await {
             Ok(Some((beside, digest))) => {

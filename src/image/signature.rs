@@ -86,7 +86,7 @@ impl Signed {
     }
 }
 
-/// Refuses an image of a kind that can't be signed, such as `an OCI image`, if images must be.
+/// Refuses an image of a kind that can't be signed, such as `OCI images`, if images must be.
 #[allow(dead_code)] // for sources that are no single file
 pub(super) fn refuse_if_keys(keys: &[ImageKey], image: &str, kind: &'static str) -> Result<(), ImageError> {
     match keys {
@@ -196,6 +196,13 @@ mod tests {
     fn a_changed_trusted_comment_is_noticed() {
         let error = check(&SIGNATURE.replace("for tests", "for all"), &[KEY]).unwrap_err();
         assert!(matches!(error, SignatureError::TrustedComment(_)), "{error}");
+    }
+
+    #[test]
+    fn what_can_not_be_signed_is_refused_only_when_it_must_be() {
+        assert!(refuse_if_keys(&[], "oci://10.0.0.1/img", "OCI images").is_ok());
+        let error = refuse_if_keys(&[KEY.parse().unwrap()], "oci://10.0.0.1/img", "OCI images").unwrap_err();
+        assert!(error.to_string().contains("signatures of OCI images are not supported"), "{error}");
     }
 
     #[test]

@@ -31,11 +31,7 @@ pub fn http_client(resolver: Resolver, extra_ca_pem: Option<&str>) -> Result<Cli
 
 /// As [`http_client`], for images: these may come by a proxy. Its name is resolved as others are, those of the servers
 /// behind it by the proxy.
-pub fn image_http_client(
-    resolver: Resolver,
-    extra_ca_pem: Option<&str>,
-    proxy: Option<&ProxyRule>,
-) -> Result<Client> {
+pub fn image_http_client(resolver: Resolver, extra_ca_pem: Option<&str>, proxy: Option<&ProxyRule>) -> Result<Client> {
     // An error only says that another provider is installed already; that one is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut roots = match extra_ca_pem {

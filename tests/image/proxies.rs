@@ -97,6 +97,15 @@ fn an_image_by_http_comes_through_the_proxy_which_resolves_its_name() {
 }
 
 #[test]
+fn the_proxys_own_name_is_looked_up_by_the_configured_name_servers_only() {
+    block_on(async {
+        let error = install("http://127.0.0.1:1/img.tar", "http://localhost:1", &[], None).await.unwrap_err();
+        let told = "cannot look up \"localhost\": no name server is configured";
+        assert!(error.to_string().contains(told), "{error}");
+    });
+}
+
+#[test]
 fn what_is_excepted_is_reached_without_the_proxy() {
     block_on(async {
         let server = image_server().await;
@@ -186,7 +195,10 @@ fn from_https_to_http_is_no_way() {
         let target = tempfile::tempdir().unwrap();
         let options = Options { http: Some(http), ..options(DigestRule::AllowMissing) };
         let error = unpack(&url.parse().unwrap(), target.path(), &options, &Unobserved).await.unwrap_err();
-        assert!(matches!(&error, ImageError::Answer { reason, .. } if reason.contains("from https to http")), "{error}");
+        assert!(
+            matches!(&error, ImageError::Answer { reason, .. } if reason.contains("from https to http")),
+            "{error}"
+        );
         assert_eq!(plain.heads(), Vec::<String>::new());
     });
 }

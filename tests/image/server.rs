@@ -9,8 +9,6 @@ use tokio::task::JoinHandle;
 
 /// What was asked.
 pub struct Request {
-    /// Lower-case.
-    pub head: String,
     /// With the query.
     pub path: String,
     /// First byte of the range that was asked for.
@@ -72,7 +70,7 @@ async fn serve(mut stream: TcpStream, answer: &Answer, seen: &Mutex<Vec<String>>
     seen.lock().unwrap().push(head.clone());
     let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
     let from = head.lines().find_map(|line| line.strip_prefix("range: bytes=")?.strip_suffix('-')?.parse().ok());
-    let bytes = answer(&Request { head, path, from });
+    let bytes = answer(&Request { path, from });
     stream.write_all(&bytes).await?;
     stream.shutdown().await
 }

@@ -49,8 +49,7 @@ impl Desk {
 
     fn install(&self, rule: DigestRule) -> Result<Report, ImageError> {
         let target = tempfile::tempdir().unwrap();
-        let done =
-            block_on(unpack(&Source::File(self.image.clone()), target.path(), &self.options(rule), &Unobserved));
+        let done = block_on(unpack(&Source::File(self.image.clone()), target.path(), &self.options(rule), &Unobserved));
         if done.is_ok() {
             let content = std::fs::read(target.path().join("file")).unwrap();
             assert_eq!(content.len(), 700_000);
@@ -115,12 +114,8 @@ fn a_key_with_the_right_id_that_did_not_sign_is_refused() {
     let forged = ImageKey { id: desk.keys[0].id, key: desk.keys[1].key };
     let forged = Options { keys: vec![forged], ..options(DigestRule::Sidecar) };
     let target = tempfile::tempdir().unwrap();
-    let error =
-        block_on(unpack(&Source::File(desk.image.clone()), target.path(), &forged, &Unobserved)).unwrap_err();
-    assert!(
-        matches!(error, ImageError::Signature { reason: SignatureError::TrustedComment(_), .. }),
-        "{error}"
-    );
+    let error = block_on(unpack(&Source::File(desk.image.clone()), target.path(), &forged, &Unobserved)).unwrap_err();
+    assert!(matches!(error, ImageError::Signature { reason: SignatureError::TrustedComment(_), .. }), "{error}");
     assert_eq!(std::fs::read_dir(target.path()).unwrap().count(), 0, "nothing is unpacked before");
 }
 
