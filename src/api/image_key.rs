@@ -57,8 +57,8 @@ impl FromStr for ImageKey {
 
     /// The line of base64, or a whole `minisign.pub`, whose first line is a comment.
     fn from_str(text: &str) -> Result<Self, ImageKeyError> {
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-        let line = lines.filter(|line| !line.starts_with("untrusted comment:")).next_back().unwrap_or_default();
+        let is_key = |line: &&str| !line.is_empty() && !line.starts_with("untrusted comment:");
+        let line = text.lines().map(str::trim).rfind(is_key).unwrap_or_default();
         let shown = || line.chars().take(80).collect::<String>();
         let bytes = STANDARD.decode(line).map_err(|_| ImageKeyError::NotBase64(shown()))?;
         // what is secret must not be repeated by an error

@@ -112,8 +112,9 @@ impl Sink for RawSink {
         self.written.map_or(Err(ImageError::StageDied { stage: "write" }), raw::Written::finish)
     }
 
-    /// Nothing is in the way of writing all again.
+    /// Nothing is in the way of writing all again, but our own hold on the device.
     fn start_over(&mut self, _: ImageError) -> Result<(), ImageError> {
+        self.written = None;
         Ok(())
     }
 }
@@ -130,8 +131,9 @@ async fn install<S: Sink>(
     let clocks = Clocks::default();
     let places = Arc::new(Places::new(source, &options.mirrors)?);
     let mut starts = 1;
+    let mut digest_before = None;
     let (sink, compression, part) = loop {
-        let expected = find_expected(&places, options, counters).await?;
+        let expected = find_expected(&places, options, digest_before, counters).await?;
         let source = places.current().clone();
         let digest = expected.digest.as_ref().map(Digest::to_string);
         tracing::info!(image = %source, digest, signed = expected.signature.is_some(), "fetching image");
@@ -147,6 +149,7 @@ async fn install<S: Sink>(
         let reason = places.begin_anew(failed)?;
         counters.warn(format!("{reason}: starting over, from {}", places.current()));
         sink = start_over(back, reason).await.map_err(|err| places.all_failed(err))?;
+        digest_before = part.expected;
         starts += 1;
         counters.start_over();
         meter = Meter::new(Instant::now());

@@ -20,10 +20,12 @@ pub(super) struct Expected {
 }
 
 /// Looks for what the image must be, at each place in order until one has it. A signature is enough; without one and
-/// without digest the image is refused, unless it may go without.
+/// without digest the image is refused, unless it may go without. `before` is a digest that was found at a place which
+/// has failed since: better than none.
 pub(super) async fn find_expected(
     places: &Places,
     options: &Options,
+    before: Option<Digest>,
     counters: &Counters,
 ) -> Result<Expected, ImageError> {
     let signature = match options.keys.as_slice() {
@@ -32,7 +34,7 @@ pub(super) async fn find_expected(
     };
     let digest = match &options.digest {
         DigestRule::Given(digest) => Some(digest.clone()),
-        DigestRule::Sidecar | DigestRule::AllowMissing => find_digest(places, options, counters).await?,
+        DigestRule::Sidecar | DigestRule::AllowMissing => find_digest(places, options, counters).await?.or(before),
     };
     let image = places.current();
     match (&digest, &signature, &options.digest) {

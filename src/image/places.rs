@@ -66,16 +66,18 @@ impl Places {
         self.left().first().map_or_else(|| self.mirrors.last().unwrap_or(&self.first), |(_, source)| source)
     }
 
-    /// Notes that a place is of no more use.
+    /// Notes that a place is of no more use, and says so if there is another one.
     pub(super) fn fail(&self, index: usize, error: &ImageError) {
-        let mut state = self.state();
-        if state.has_failed(index) {
-            return;
-        }
-        state.failed.push((index, shorten(with_causes(error))));
-        drop(state);
+        self.note_failure(index, error);
         if let Some((_, next)) = self.left().first() {
             tracing::warn!("{}; going on with {next}", with_causes(error));
+        }
+    }
+
+    fn note_failure(&self, index: usize, error: &ImageError) {
+        let mut state = self.state();
+        if !state.has_failed(index) {
+            state.failed.push((index, shorten(with_causes(error))));
         }
     }
 
@@ -104,13 +106,15 @@ impl Places {
                 if let Some(current) = current
                     && self.count_change(current) >= STARTS_MAX
                 {
-                    self.fail(current, &error);
+                    self.note_failure(current, &error);
                 }
             }
             ImageError::Digest { .. } | ImageError::WrongSignature { .. } => {
                 // which of several gave the wrong bytes can't be told: the newest gets its chance from the start
-                if let (Some(current), [_]) = (current, served.as_slice()) {
-                    self.fail(current, &error);
+                if let Some(current) = current
+                    && served.len() <= 1
+                {
+                    self.note_failure(current, &error);
                 }
             }
             // whoever fetches by HTTP has noted it
@@ -273,6 +277,14 @@ mod tests {
         let places = places(&["http://10.0.0.1/img", "http://10.0.0.2/img"]);
         let again = (0..100).take_while(|_| places.begin_anew(status(503)).is_ok()).count();
         assert!(again < 10, "{again}");
+    }
+
+    #[test]
+    fn a_file_is_not_read_again() {
+        let places = Places::new(&Source::File("/srv/img".into()), &[]).unwrap();
+        assert!(places.begin_anew(wrong_digest()).is_err());
+        let places = Places::new(&Source::File("/srv/img".into()), &[]).unwrap();
+        assert!(places.begin_anew(ImageError::Short { image: "img".into(), expected: 2, found: 1 }).is_err());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Several places of one image: which is asked when, what is gone on with, and what is begun anew.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use drophammer::image::{DigestRule, ImageError, Options, Report, Source, Unobserved, unpack, write_raw};
@@ -178,10 +179,7 @@ fn a_place_whose_image_has_another_length_begins_anew() {
         .await;
         let second = start(&rack, Place::Good, false).await;
         let options = Options { mirrors: vec![second.url(IMAGE)], ..options(DigestRule::Sidecar) };
-        let source = Source::Url(first.url(IMAGE));
-        let given = DigestRule::Given(String::from_utf8_lossy(&digest_of(&rack)).parse().unwrap());
-        let options = Options { digest: given, ..options };
-        let result = unpack(&source, &rack.target, &options, &Unobserved).await;
+        let result = unpack(&Source::Url(first.url(IMAGE)), &rack.target, &options, &Unobserved).await;
         Outcome { result, servers: vec![first, second] }
     });
     assert_eq!(outcome.served(), [1]);
@@ -190,8 +188,8 @@ fn a_place_whose_image_has_another_length_begins_anew() {
     assert_same(&facts(&rack.tree), &facts(&rack.target));
 }
 
-fn digest_of(rack: &Rack) -> Vec<u8> {
-    format!("sha256:{}", String::from_utf8_lossy(&sha256_file(&rack.bytes)).trim()).into()
+fn digest_of(rack: &Rack) -> String {
+    format!("sha256:{}", String::from_utf8_lossy(&sha256_file(&rack.bytes)).trim())
 }
 
 #[test]
@@ -245,7 +243,7 @@ fn the_digest_is_that_of_the_first_place_that_has_one() {
     let outcome = install(&rack, vec![(Place::Good, false), (Place::Damaged, true)]);
     assert_eq!(outcome.served(), [0]);
     let digest = outcome.result.unwrap().digest.unwrap().to_string();
-    assert_eq!(digest.as_bytes(), digest_of(&rack));
+    assert_eq!(digest, digest_of(&rack));
 }
 
 #[test]
@@ -263,6 +261,17 @@ fn a_place_that_does_not_answer_is_not_asked_for_the_image() {
 }
 
 #[test]
+fn the_digest_of_a_place_that_failed_counts_where_no_other_has_one() {
+    let rack = rack();
+    let outcome = install(&rack, vec![(Place::Damaged, true), (Place::Good, false)]);
+    assert_eq!(outcome.served(), [1]);
+    assert_eq!(outcome.result.unwrap().digest.unwrap().to_string(), digest_of(&rack));
+    let rack = self::rack();
+    let error = install(&rack, vec![(Place::Damaged, true), (Place::Damaged, false)]).result.unwrap_err();
+    assert!(matches!(&error, ImageError::NoPlaceLeft { failures, .. } if failures.len() == 2), "{error}");
+}
+
+#[test]
 fn places_without_any_digest_are_an_error() {
     let error = install(&rack(), vec![(Place::Good, false), (Place::Good, false)]).result.unwrap_err();
     assert!(matches!(error, ImageError::NoDigest { .. }), "{error}");
@@ -277,24 +286,61 @@ fn other_files_in_the_target_forbid_to_begin_anew() {
     assert_eq!(std::fs::read(rack.target.join("mine")).unwrap(), b"kept");
 }
 
+/// A disk that the kernel gives to one user at a time.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn new(dir: &Path) -> Self {
+        let backing = dir.join("backing");
+        std::fs::File::create(&backing).unwrap().set_len(16 << 20).unwrap();
+        let name = String::from_utf8(run("losetup", &["--find", "--show", text(&backing)])).unwrap();
+        Self(PathBuf::from(name.trim()))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        run("losetup", &["--detach", text(&self.0)]);
+    }
+}
+
 #[test]
 fn a_raw_image_that_is_damaged_at_one_place_is_written_anew() {
-    let rack = rack();
     let image: Arc<Vec<u8>> = Arc::new((0..3_000_000u32).map(|n| (n % 251) as u8).collect());
-    let rack = Rack { bytes: Arc::clone(&image), ..rack };
-    let disk = rack.target.join("disk");
-    std::fs::write(&disk, "").unwrap();
+    let rack = Rack { bytes: Arc::clone(&image), ..rack() };
+    let temp = tempfile::tempdir().unwrap();
+    let disk = Disk::new(temp.path());
     let report = block_on(async {
         let first = start(&rack, Place::Damaged, true).await;
-        let second = start(&rack, Place::Good, false).await;
+        let second = start(&rack, Place::Good, true).await;
         let options = Options { mirrors: vec![second.url(IMAGE)], ..options(DigestRule::Sidecar) };
-        // the digest file of the place that failed is not asked for again
-        let given = DigestRule::Given(String::from_utf8_lossy(&digest_of(&rack)).parse().unwrap());
-        let options = Options { digest: given, ..options };
-        write_raw(&Source::Url(first.url(IMAGE)), &disk, &options, &Unobserved).await
+        write_raw(&Source::Url(first.url(IMAGE)), &disk.0, &options, &Unobserved).await
     });
     assert_eq!(report.unwrap().starts, 2);
-    assert!(std::fs::read(&disk).unwrap() == *image);
+    assert!(std::fs::read(&disk.0).unwrap()[..image.len()] == **image);
+}
+
+#[test]
+fn the_command_asks_mirrors_in_order() {
+    let rack = rack();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let servers = runtime.block_on(async {
+        [
+            start(&rack, Place::Status(404), false).await,
+            start(&rack, Place::Status(403), false).await,
+            start(&rack, Place::Good, true).await,
+        ]
+    });
+    let [first, second, third] = servers.each_ref().map(|server| server.url(IMAGE).to_string());
+    let args = ["unpack", &first, text(&rack.target), "--mirror", &second, "--mirror", &third, "--format", "json"];
+    let output = Command::new(env!("CARGO_BIN_EXE_drophammer")).args(args).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["places"], &report["starts"]), (&serde_json::json!([third]), &serde_json::json!(1)));
+    assert_same(&facts(&rack.tree), &facts(&rack.target));
+    let args = ["unpack", &first, text(&rack.target), "--mirror", "/srv/img"];
+    let output = Command::new(env!("CARGO_BIN_EXE_drophammer")).args(args).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
