@@ -34,7 +34,11 @@ pub(super) async fn find_expected(
     };
     let digest = match &options.digest {
         DigestRule::Given(digest) => Some(digest.clone()),
-        DigestRule::Sidecar | DigestRule::AllowMissing => find_digest(places, options, counters).await?.or(before),
+        DigestRule::Sidecar | DigestRule::AllowMissing => {
+            // a signature is enough: no server is waited for that may have a digest besides
+            let ask = if signature.is_some() { 1 } else { usize::MAX };
+            find_digest(places, ask, options, counters).await?.or(before)
+        }
     };
     let image = places.current();
     match (&digest, &signature, &options.digest) {
@@ -73,9 +77,14 @@ async fn find_signature(places: &Places, options: &Options) -> Result<Signed, Im
     Err(places.all_failed(ImageError::Unsigned { image, tried, keys: keys.join(", ") }))
 }
 
-/// The first that is found counts, also where a later place has a stronger one.
-async fn find_digest(places: &Places, options: &Options, counters: &Counters) -> Result<Option<Digest>, ImageError> {
-    for (place, source) in places.left() {
+/// The first that is found counts, also where a later place has a stronger one. At most `ask` places are asked.
+async fn find_digest(
+    places: &Places,
+    ask: usize,
+    options: &Options,
+    counters: &Counters,
+) -> Result<Option<Digest>, ImageError> {
+    for (place, source) in places.left().into_iter().take(ask) {
         match find_digest_beside(source, options, counters).await {
             Ok(Some((beside, digest))) => {
                 tracing::info!(%beside, %digest, "the image has a digest");

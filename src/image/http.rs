@@ -174,6 +174,9 @@ impl Fetch<'_> {
             let skipped = skip.min(chunk.len() as u64);
             skip -= skipped;
             let fresh = chunk.get(usize::try_from(skipped).unwrap_or(usize::MAX)..).unwrap_or_default();
+            if !fresh.is_empty() {
+                self.places.serves(self.place);
+            }
             self.offset += fresh.len() as u64;
             chunks.push(fresh).await.map_err(|gone| AttemptEnd::Stop(gone.into()))?;
         }
@@ -216,7 +219,6 @@ impl Fetch<'_> {
             self.identity = Some(identity);
             self.total = total;
             self.counters.set_total(total);
-            self.places.serves(self.place);
             return Ok(0);
         }
         if let Some((what, expected, found)) = self.identity.as_ref().and_then(|before| before.difference(&identity)) {
@@ -228,7 +230,6 @@ impl Fetch<'_> {
             return Err(self.changed("length", before.to_string(), now.to_string()));
         }
         self.identity.get_or_insert(identity);
-        self.places.serves(self.place);
         // the whole again, from a server without ranges: what we have is read over
         Ok(self.offset - start)
     }

@@ -4,6 +4,9 @@
 //! Fetching, hashing, decompressing and writing run side by side; memory is a few MiB of queues and the decoder's
 //! window, which has a limit ([`MemoryLimit`]), however large the image. Names of files and compressions are never
 //! believed, contents are.
+//!
+//! It may have several places (`places`), and is held against what it must be (`expected`): a digest, and a signature
+//! (`signature`) where keys are configured.
 
 pub mod command;
 mod console;

@@ -236,6 +236,26 @@ fn a_signature_comes_from_the_first_place_that_has_a_good_one() {
 }
 
 #[test]
+fn who_has_a_good_signature_is_the_only_one_asked() {
+    let desk = desk();
+    desk.sign("ours", &[]);
+    let (image, signature) = (std::fs::read(&desk.image).unwrap(), std::fs::read(desk.signature()).unwrap());
+    let target = tempfile::tempdir().unwrap();
+    block_on(async {
+        let good = Server::start(move |request| match request.path.as_str() {
+            "/img" => file(&image, request),
+            "/img.minisig" => file(&signature, request),
+            _ => status(404),
+        })
+        .await;
+        let other = Server::start(|_| status(404)).await;
+        let options = Options { mirrors: vec![other.url("/img")], ..desk.options(DigestRule::Sidecar) };
+        unpack(&Source::Url(good.url("/img")), target.path(), &options, &Unobserved).await.unwrap();
+        assert_eq!(other.heads(), Vec::<String>::new());
+    });
+}
+
+#[test]
 fn the_command_takes_keys_and_files_of_keys() {
     let desk = desk();
     desk.sign("ours", &[]);
