@@ -55,8 +55,14 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Inventory(args) => inventory::command::run(&args),
         Command::Plan(args) => disk::command::run_plan(&args),
         Command::Erase(args) => disk::command::run_erase(&args),
-        Command::Unpack(args) => runtime.block_on(image::command::run_unpack(&args, net::desk_http_client()?)),
-        Command::Write(args) => runtime.block_on(image::command::run_write(&args, net::desk_http_client()?)),
+        Command::Unpack(args) => {
+            let http = net::desk_http_client(args.proxy().as_ref())?;
+            runtime.block_on(image::command::run_unpack(&args, http))
+        }
+        Command::Write(args) => {
+            let http = net::desk_http_client(args.proxy().as_ref())?;
+            runtime.block_on(image::command::run_write(&args, http))
+        }
         Command::Lldp(args) => runtime.block_on(net::command::run_lldp(args)),
         Command::Dhcp(args) => runtime.block_on(net::command::run_dhcp(args)),
         Command::Ntp(args) => runtime.block_on(net::command::run_ntp(args)),

@@ -462,6 +462,29 @@ async fn an_uploaded_image_is_stored_whole_with_its_digest() {
 }
 
 #[tokio::test]
+async fn an_uploaded_signature_lies_beside_its_image_and_goes_with_it() {
+    let server = Server::start().await;
+    let admin = server.rest(Role::Admin);
+    let file = server.dir.path().join("img.tar.zst");
+    std::fs::write(&file, "image").unwrap();
+    let signature = "untrusted comment: a\nRUQ=\ntrusted comment: b\nAA==\n";
+    let path = |signature: &str| {
+        let escaped: String = signature.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        format!("/v1/image/{IMAGE}/file?filename=img.tar.zst&signature={escaped}")
+    };
+    for wrong in ["", "<html>", &signature[..30], &signature.replace("a\n", &format!("{}\n", "a".repeat(10_000)))] {
+        let refusal = admin.upload::<Image>(&path(wrong), &file).await.unwrap_err().to_string();
+        assert!(refusal.contains("signature: expected the four lines"), "{refusal}");
+    }
+    let _: Image = admin.upload(&path(signature), &file).await.unwrap();
+    let images_dir = server.anvil.images_dir();
+    assert_eq!(std::fs::read_to_string(images_dir.join(IMAGE).join("img.tar.zst.minisig")).unwrap(), signature);
+    let _: Image = admin.delete(&format!("/v1/image/{IMAGE}")).await.unwrap();
+    assert_eq!(std::fs::read_dir(&images_dir).unwrap().count(), 0);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn an_image_in_use_is_not_removed() {
     let server = Server::start().await;
     add_offer(&server).await;

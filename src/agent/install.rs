@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use time::OffsetDateTime;
 use tracing::{info, warn};
 
+use super::image_settings::ImageSettings;
 use super::init::Identity;
 use super::network::Connected;
 use super::order::Order;
@@ -28,7 +29,8 @@ use crate::disk::mount::mount_all;
 use crate::disk::plan::{self, Mode, Plan};
 use crate::disk::planner::plan;
 use crate::disk::release::release;
-use crate::image::{self, DigestRule, MemoryLimit, Observer, Options, Source};
+use crate::image::{self, MemoryLimit, Observer, Options, Source};
+use crate::net::image_http_client;
 use crate::os::{self, BootInfo, MadeFilesystem};
 use crate::sys::firmware::Firmware;
 use crate::sys::units::Bytes;
@@ -84,6 +86,7 @@ impl Installation<'_> {
     /// Everything is decided here, before the first byte is written.
     async fn plan(&self) -> Result<Plan> {
         let Order { layout, allocation, .. } = self.order;
+        self.image_options().context("how the image is to be fetched is not clear; nothing was written")?;
         let mode = if allocation.reinstall { Mode::Reinstall } else { Mode::Install };
         let answers = blocking(self.agent.roots.clone(), |roots| read_disks_within(&roots, READ_LIMIT)).await;
         let Answers { disks, unread } = answers.context("listing the disks")?;
@@ -163,15 +166,20 @@ impl Installation<'_> {
         })
     }
 
-    async fn unpack_image(&self) -> Result<()> {
+    /// Where the image comes from, and how it is trusted.
+    fn image_options(&self) -> Result<(Source, Options)> {
         let image = &self.order.image;
-        let digest = match &image.digest {
-            Some(text) => DigestRule::Given(text.parse().with_context(|| format!("allocation.image.digest {text:?}"))?),
-            None => DigestRule::Sidecar,
-        };
-        let source: Source = image.url.parse().with_context(|| format!("allocation.image.url {:?}", image.url))?;
-        let options =
-            Options { http: Some(self.session.http.clone()), memory: self.memory_limit(), ..Options::new(digest) };
+        let settings = ImageSettings::parse(&self.agent.cmdline, &self.session.config)?;
+        let (source, mirrors) = settings.places(image)?;
+        let digest = settings.digest_rule(image)?;
+        let (resolver, ca) = (self.session.resolver.clone(), self.session.config.ca_cert.as_deref());
+        let http = image_http_client(resolver, ca, settings.proxy.as_ref())?;
+        Ok((source, Options { keys: settings.keys, mirrors, http: Some(http), ..Options::new(digest) }))
+    }
+
+    async fn unpack_image(&self) -> Result<()> {
+        let (source, options) = self.image_options()?;
+        let options = Options { memory: self.memory_limit(), ..options };
         let teller = Teller::new(self.agent.events.clone());
         let report = image::unpack(&source, &PathBuf::from(ROOT), &options, &teller).await?;
         for warning in &report.warnings {
@@ -297,7 +305,9 @@ impl Observer for Teller {
     fn progress(&self, progress: &image::Progress) {
         let Ok(mut next) = self.next.lock() else { return };
         let now = Instant::now();
-        let left_s = progress.left().map(|left| left.as_secs());
+        // nothing is left to fetch, but the disk still works
+        let settles = progress.step == image::Step::Settling;
+        let left_s = progress.left().filter(|_| !settles).map(|left| left.as_secs());
         if now >= next.0 {
             next.0 = now + Duration::from_secs(10);
             info!("image: {}", image::line(progress));

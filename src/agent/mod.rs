@@ -6,6 +6,7 @@
 //!   `hand_over`
 //! - `late_neighbours`, `told`: the cables that are found while the machine waits
 //! - `order`: an allocation with everything that an installation needs, or the names of what is missing
+//! - `image_settings`: where images come from and how they are trusted
 //! - `installed`: a machine whose disks are not to be touched
 //! - `crash`: how a failed life is reported and ended
 //! - `fault`: a failure made on purpose, for trying the ways out
@@ -17,6 +18,7 @@ mod crash;
 mod erase;
 mod fault;
 mod hand_over;
+mod image_settings;
 mod init;
 mod install;
 mod installed;

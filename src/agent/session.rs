@@ -16,8 +16,6 @@ pub(crate) struct Session {
     pub config: MetalConfig,
     pub boot: BootService,
     pub rest: RestClient,
-    /// For images: trusts MetalConfig's CA beside the ones in the initramfs.
-    pub http: reqwest::Client,
     pub resolver: Resolver,
     config_url: String,
     machine_id: String,
@@ -36,14 +34,13 @@ impl Session {
         let channel = boot::channel(&config, resolver)?;
         agent.events.connect(channel.clone(), machine_id);
         let rest = RestClient::new(
-            http.clone(),
+            http,
             config.metal_api_url.as_deref().unwrap_or_default(),
             config.hmac.as_deref().unwrap_or_default(),
         );
         Ok(Self {
             boot: BootService::new(channel),
             rest,
-            http,
             resolver: resolver.clone(),
             signer: Signer::new(&config, machine_id),
             config,

@@ -12,6 +12,8 @@ use super::dns::DnsSettings;
 use super::netboot::config::{DhcpMode, DhcpSettings, TftpSettings};
 use super::ntp::NtpSettings;
 use super::sizes::Matching;
+use crate::api::image_key::ImageKey;
+use crate::api::image_places::{HttpProxy, Mirror};
 use crate::api::rest::{DnsServer, NtpServer};
 
 /// Most DNS servers of a partition or machine.
@@ -53,7 +55,34 @@ pub struct PartitionConfig {
     pub erase: Option<EraseLevel>,
     /// Disks that are never erased, in the forms of [`check_disk_names`].
     pub erase_exclude: Vec<String>,
+    /// Handed to agents, as those below: servers that have the images, too. Asked before the image's own URL.
+    pub image_mirrors: Vec<Mirror>,
+    /// Public keys of minisign. When there is any, agents install only images that are signed with one.
+    pub image_keys: Vec<ImageKey>,
+    /// Absent: required.
+    pub image_digest: Option<ImageDigest>,
+    /// Proxy for images, and for nothing else.
+    pub http_proxy: Option<HttpProxy>,
+    /// Hosts, domains and networks (CIDR) that are reached without it.
+    pub no_proxy: Vec<String>,
     pub bootconfig: BootConfig,
+}
+
+/// Whether an image needs a digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageDigest {
+    Required,
+    Optional,
+}
+
+impl ImageDigest {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Required => "required",
+            Self::Optional => "optional",
+        }
+    }
 }
 
 /// A value of the agents' `drophammer.erase=`.
@@ -154,6 +183,11 @@ impl Default for PartitionConfig {
             ntp_servers: Vec::new(),
             erase: None,
             erase_exclude: Vec::new(),
+            image_mirrors: Vec::new(),
+            image_keys: Vec::new(),
+            image_digest: None,
+            http_proxy: None,
+            no_proxy: Vec::new(),
             bootconfig: BootConfig::default(),
         }
     }
@@ -199,6 +233,7 @@ fn check_config(config: &Config) -> Result<()> {
     check_dns_servers(&config.partition.dns_servers).map_err(|fault| anyhow::anyhow!("partition.{fault}"))?;
     check_ntp_servers(&config.partition.ntp_servers).map_err(|fault| anyhow::anyhow!("partition.{fault}"))?;
     check_erase(&config.partition)?;
+    check_images(&config.partition)?;
     check_dhcp(config)
 }
 
@@ -229,6 +264,24 @@ fn check_erase(partition: &PartitionConfig) -> Result<()> {
         "partition: expected at most {MAX_COMMANDLINE} bytes for the kernel's command line, with what erase and \
          erase_exclude add to it, found {length}"
     );
+    Ok(())
+}
+
+/// A word of the command line replaces what agents are handed, which would be lost.
+fn check_images(partition: &PartitionConfig) -> Result<()> {
+    for (key, word, is_set) in [
+        ("image_mirrors", "drophammer.mirrors=", !partition.image_mirrors.is_empty()),
+        ("image_keys", "drophammer.image_key=", !partition.image_keys.is_empty()),
+        ("image_digest", "drophammer.image_digest=", partition.image_digest.is_some()),
+        ("http_proxy", "drophammer.proxy=", partition.http_proxy.is_some()),
+        ("no_proxy", "drophammer.no_proxy=", !partition.no_proxy.is_empty()),
+    ] {
+        let found = partition.bootconfig.commandline.split_whitespace().any(|found| found.starts_with(word));
+        ensure!(
+            !is_set || !found,
+            "partition.{key}: expected in one place, found {word} in partition.bootconfig.commandline, too"
+        );
+    }
     Ok(())
 }
 
@@ -386,6 +439,15 @@ ntp: {enabled: true}
                 "partition.bootconfig.commandline: drophammer.erase= expected quick, clear or purge, and \
                  format-unit behind a comma, found \"fast\"",
             ),
+            ("partition: {image_mirrors: [10.0.0.5]}", "partition.image_mirrors[0]: expected http://HOST"),
+            ("partition: {image_keys: [RWx]}", "partition.image_keys[0]: \"RWx\" is no public key of minisign"),
+            ("partition: {image_digest: no}", "partition.image_digest: unknown variant `no`, expected `required`"),
+            ("partition: {http_proxy: 'socks5://a:b@c'}", "partition.http_proxy: expected http://HOST"),
+            (
+                "partition: {image_keys: [RWS7czYRT8p5jUqJcRL+Z+BHnjeXhuD5nllelSrbEqUggTSMeiO70FS7], \
+                 bootconfig: {commandline: drophammer.image_key=x}}",
+                "partition.image_keys: expected in one place",
+            ),
             ("listen: 0.0.0.0", "listen: expected the address of one interface"),
             ("{listen: 10.0.0.1, dhcp: {mode: server}}", "interface: expected"),
             ("{listen: 10.0.0.1, interface: br0, dhcp: {mode: server}}", "dhcp.range is missing"),
@@ -422,6 +484,14 @@ ntp: {enabled: true}
         let many: Vec<String> = (0..200).map(|n| format!("serial:{n:08}")).collect();
         let error = parse_config(&format!("partition: {{erase_exclude: [{}]}}", many.join(", "))).unwrap_err();
         assert!(error.to_string().contains("expected at most 1600 bytes"), "{error}");
+    }
+
+    #[test]
+    fn a_proxys_password_is_not_shown() {
+        let text = "partition: {http_proxy: 'http://user:secret@10.0.0.3:3128', no_proxy: [10.0.0.0/8]}";
+        let config = parse_config(text).unwrap();
+        assert!(!format!("{config:?}").contains("secret"));
+        assert_eq!(config.partition.http_proxy.unwrap().secret_url().as_str(), "http://user:secret@10.0.0.3:3128/");
     }
 
     #[test]

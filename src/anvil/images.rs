@@ -3,6 +3,7 @@
 //! A local image lies at `DATA/images/<id>/<file>` and is served under the same path. It comes in as a stream: written
 //! beside, synced, renamed, and only then entered into the database, so that no image is ever known half.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -20,6 +21,9 @@ use crate::api::rest::Image;
 
 /// Files of uploads that did not end begin so.
 const UPLOAD_PREFIX: &str = ".upload-";
+/// As minisign and the agents have it.
+pub(crate) const SIGNATURE_SUFFIX: &str = ".minisig";
+const SIGNATURE_MAX_BYTES: usize = 8 << 10;
 
 /// The image of that id; an id without patch is the newest image of its minor version.
 pub fn resolve(tx: &Tx<'_>, id: &str) -> Result<Option<Image>, Refusal> {
@@ -86,6 +90,17 @@ fn check_digest(digest: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Only that it may be one: whose it is, and whether it holds, is judged by the agents, which have the keys.
+fn check_signature(text: &str) -> Result<(), Refusal> {
+    if text.len() > SIGNATURE_MAX_BYTES || !text.starts_with("untrusted comment:") || text.lines().count() != 4 {
+        return Err(Refusal::BadRequest(
+            "signature: expected the four lines of a signature by minisign, which begin with \"untrusted comment:\""
+                .to_owned(),
+        ));
+    }
+    Ok(())
+}
+
 /// A name that is safe as one segment of a path and of a URL.
 fn check_path_segment(field: &str, name: &str) -> Result<(), Refusal> {
     let good = (1..=128).contains(&name.len())
@@ -114,6 +129,9 @@ pub struct Upload {
     /// What the sender expects, `sha256:<hex>`.
     #[serde(default)]
     pub digest: Option<String>,
+    /// A signature of minisign, the whole file. It is kept beside the image, where agents look for it.
+    #[serde(default)]
+    pub signature: Option<String>,
     /// Only say whether the upload would be accepted. A client asks so first: a refusal in the middle of sending is
     /// seen as a broken connection.
     #[serde(default)]
@@ -128,6 +146,9 @@ where
     E: std::error::Error + Send + Sync + 'static,
 {
     check_path_segment("filename", &upload.filename)?;
+    if let Some(signature) = &upload.signature {
+        check_signature(signature)?;
+    }
     let image = complete(Image {
         id: id.to_owned(),
         name: upload.name,
@@ -159,7 +180,7 @@ where
         .store
         .run(move |tx| {
             tx.create(&entry)?;
-            place_file(&fresh.0, &target_dir, &target)?;
+            place_file(&fresh.0, &target_dir, &target, upload.signature.as_deref())?;
             Ok(())
         })
         .await?;
@@ -203,17 +224,33 @@ where
 }
 
 /// Moves a finished upload to its place. What lies there is of an image that is not known any more.
-fn place_file(fresh: &Path, dir: &Path, target: &Path) -> Result<(), Refusal> {
+fn place_file(fresh: &Path, dir: &Path, target: &Path, signature: Option<&str>) -> Result<(), Refusal> {
     if dir.exists() {
         std::fs::remove_dir_all(dir).with_context(|| format!("removing {}", dir.display()))?;
     }
     std::fs::create_dir(dir).with_context(|| format!("creating {}", dir.display()))?;
     std::fs::rename(fresh, target).with_context(|| format!("renaming {}", fresh.display()))?;
+    if let Some(signature) = signature {
+        write_beside(target, SIGNATURE_SUFFIX, signature)?;
+    }
     for dir in [Some(dir), dir.parent()].into_iter().flatten() {
         std::fs::File::open(dir)
             .and_then(|dir| dir.sync_all())
             .with_context(|| format!("syncing {}", dir.display()))?;
     }
+    Ok(())
+}
+
+fn write_beside(target: &Path, suffix: &str, text: &str) -> Result<(), Refusal> {
+    let mut path = target.to_owned().into_os_string();
+    path.push(suffix);
+    let path = PathBuf::from(path);
+    std::fs::File::create(&path)
+        .and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        })
+        .with_context(|| format!("writing {}", path.display()))?;
     Ok(())
 }
 

@@ -20,6 +20,8 @@ use super::progress::LiveProgress;
 use super::store::Store;
 use super::waiting::Waiters;
 use crate::api::hmac::Role;
+use crate::api::image_key::ImageKey;
+use crate::api::image_places::Mirror;
 use crate::api::metal_config::MetalConfig;
 
 /// Where the servers listen, as machines reach them.
@@ -105,7 +107,8 @@ impl Anvil {
     /// What the boot server hands to every agent on `/certs`.
     pub fn metal_config(&self) -> MetalConfig {
         let url = self.endpoints.http_url();
-        let ntp = self.config.partition.ntp_servers.iter().map(|server| server.address.clone()).collect();
+        let partition = &self.config.partition;
+        let ntp = partition.ntp_servers.iter().map(|server| server.address.clone()).collect();
         MetalConfig {
             debug: false,
             address: Some(self.endpoints.grpc.to_string()),
@@ -116,8 +119,13 @@ impl Anvil {
             key: Some(self.pki.client_key.clone()),
             hmac: Some(self.keys.secret(Role::View).to_owned()),
             ntp_servers: Some(ntp),
-            partition: self.config.partition.id.clone(),
+            partition: partition.id.clone(),
             logging: None,
+            image_mirrors: partition.image_mirrors.iter().map(Mirror::to_secret_string).collect(),
+            image_keys: partition.image_keys.iter().map(ImageKey::to_string).collect(),
+            image_digest: partition.image_digest.map(|rule| rule.as_str().to_owned()),
+            http_proxy: partition.http_proxy.as_ref().map(|proxy| proxy.secret_url().to_string()),
+            no_proxy: partition.no_proxy.clone(),
         }
     }
 }
@@ -128,4 +136,40 @@ fn lock_data_dir(data: &std::path::Path) -> Result<Flock<fs::File>> {
     Flock::lock(file, FlockArg::LockExclusiveNonblock)
         .map_err(|(_, error)| error)
         .with_context(|| format!("locking {}: is another anvil running with this data directory?", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::anvil::config::parse_config;
+
+    const KEY: &str = "RWS7czYRT8p5jUqJcRL+Z+BHnjeXhuD5nllelSrbEqUggTSMeiO70FS7";
+
+    fn metal_config(partition: &str) -> serde_json::Value {
+        let data = tempfile::tempdir().unwrap();
+        let text = format!("{{data: '{}', partition: {{{partition}}}}}", data.path().display());
+        let address = SocketAddr::from(([127, 0, 0, 1], 4242));
+        let anvil = Anvil::open(parse_config(&text).unwrap(), Endpoints { http: address, grpc: address }).unwrap();
+        serde_json::to_value(anvil.metal_config()).unwrap()
+    }
+
+    #[test]
+    fn agents_are_told_where_images_come_from_and_who_signs_them() {
+        let config = metal_config(&format!(
+            "image_mirrors: ['http://10.0.0.5/m'], image_keys: [{KEY}], image_digest: optional, \
+             http_proxy: 'http://user:secret@10.0.0.3:3128', no_proxy: [10.77.0.0/24]"
+        ));
+        assert_eq!(config["image_mirrors"], serde_json::json!(["http://10.0.0.5/m"]));
+        assert_eq!(config["image_keys"], serde_json::json!([KEY]));
+        assert_eq!(config["image_digest"], "optional");
+        assert_eq!(config["http_proxy"], "http://user:secret@10.0.0.3:3128/");
+        assert_eq!(config["no_proxy"], serde_json::json!(["10.77.0.0/24"]));
+    }
+
+    #[test]
+    fn without_a_word_of_it_the_configuration_is_upstreams() {
+        let config = metal_config("id: lab");
+        let ours = ["image_mirrors", "image_keys", "image_digest", "http_proxy", "no_proxy"];
+        assert!(ours.iter().all(|key| config.get(key).is_none()), "{config}");
+    }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::null_as_default;
 
-/// Unknown keys are ignored. Holds secrets (`key`, `hmac`), so [`std::fmt::Debug`] leaves them out.
+/// Unknown keys are ignored. Holds secrets (`key`, `hmac`, `http_proxy`), so [`std::fmt::Debug`] leaves them out.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MetalConfig {
     #[serde(default)]
@@ -37,6 +37,22 @@ pub struct MetalConfig {
     pub partition: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logging: Option<Logging>,
+    /// Ours, as all below; absent upstream. Servers that have the images, too ([`super::image_places::Mirror`]); asked
+    /// in this order, and before the image's own URL.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
+    pub image_mirrors: Vec<String>,
+    /// Public keys of minisign ([`super::image_key::ImageKey`]). When there is any, an image must be signed with one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
+    pub image_keys: Vec<String>,
+    /// `required` (also when absent) or `optional`: whether an image needs a digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_digest: Option<String>,
+    /// Proxy for images, and for nothing else ([`super::image_places::HttpProxy`]). Secret: may hold a password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http_proxy: Option<String>,
+    /// Hosts, domains and networks in CIDR form that are reached without `http_proxy`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
+    pub no_proxy: Vec<String>,
 }
 
 /// Remote logging.

@@ -13,10 +13,13 @@
 //! - `jws`: signatures of what a machine says it did
 //! - `erasure`: erase records and plans as anvil shows them
 //! - `hmac`: authentication of REST calls
+//! - `image_key`, `image_places`: what signs images, and where else they are
 
 pub mod erasure;
 pub mod event;
 pub mod hmac;
+pub mod image_key;
+pub mod image_places;
 pub mod jws;
 pub mod layout;
 pub mod mac;

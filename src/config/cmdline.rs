@@ -78,6 +78,36 @@ impl Cmdline {
         self.get("drophammer.memory")
     }
 
+    /// `drophammer.mirrors=BASE,…`: servers that have the images, too.
+    pub fn mirrors(&self) -> Option<Vec<String>> {
+        self.owned_list("drophammer.mirrors")
+    }
+
+    /// `drophammer.image_key=RW…,…`: public keys that images must be signed with. `Some` of an empty list when the
+    /// key is there without a value.
+    pub fn image_keys(&self) -> Option<Vec<String>> {
+        self.owned_list("drophammer.image_key")
+    }
+
+    /// `drophammer.image_digest=required|optional`, as it stands.
+    pub fn image_digest(&self) -> Option<&str> {
+        self.get("drophammer.image_digest")
+    }
+
+    /// `drophammer.proxy=URL`, as it stands: the proxy for images. May hold a password.
+    pub fn proxy(&self) -> Option<&str> {
+        self.get("drophammer.proxy")
+    }
+
+    /// `drophammer.no_proxy=HOST,…`: what is reached without the proxy.
+    pub fn no_proxy(&self) -> Option<Vec<String>> {
+        self.owned_list("drophammer.no_proxy")
+    }
+
+    fn owned_list(&self, key: &str) -> Option<Vec<String>> {
+        self.get(key).map(|_| self.list(key).into_iter().map(str::to_owned).collect())
+    }
+
     /// The last `console=`, as it stands, e.g. `ttyS0,115200n8`.
     pub fn console(&self) -> Option<&str> {
         self.get("console")

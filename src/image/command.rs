@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use reqwest::Client;
+use reqwest::{Client, Url};
 
 use super::console::Console;
 use super::digest::Digest;
@@ -13,6 +13,8 @@ use super::engine::{DigestRule, Options, Verify, unpack, write_raw};
 use super::memory::MemoryLimit;
 use super::report::Report;
 use super::source::Source;
+use crate::api::image_key::ImageKey;
+use crate::api::image_places::{HttpProxy, ProxyRule};
 use crate::sys::units::Bytes;
 
 /// How results are printed.
@@ -32,6 +34,8 @@ pub struct UnpackArgs {
     dir: PathBuf,
     #[command(flatten)]
     digest: DigestArgs,
+    #[command(flatten)]
+    places: PlaceArgs,
     /// The most that this program may take; decides how large a window the source may be compressed with
     #[arg(long, value_name = "MIB", default_value = "64")]
     memory: MemoryLimit,
@@ -51,6 +55,8 @@ pub struct WriteArgs {
     device: PathBuf,
     #[command(flatten)]
     digest: DigestArgs,
+    #[command(flatten)]
+    places: PlaceArgs,
     /// The most that this program may take; decides how large a window the source may be compressed with
     #[arg(long, value_name = "MIB", default_value = "64")]
     memory: MemoryLimit,
@@ -74,6 +80,67 @@ struct DigestArgs {
     no_digest: bool,
 }
 
+/// Where else the source is, and who must have signed it.
+#[derive(Clone, Debug, Args)]
+struct PlaceArgs {
+    /// Another http(s) URL of the same source, asked when those before failed; may be repeated
+    #[arg(long = "mirror", value_name = "URL", value_parser = parse_mirror)]
+    mirrors: Vec<Url>,
+    /// Proxy for http and https; the environment's is never used
+    #[arg(long, value_name = "URL", value_parser = parse_proxy)]
+    proxy: Option<HttpProxy>,
+    /// Hosts, domains and networks (CIDR) that are reached without the proxy
+    #[arg(long, value_name = "HOST,…", value_delimiter = ',', requires = "proxy")]
+    no_proxy: Vec<String>,
+    /// Public key of minisign, or its file: the source must be signed with one of these keys; may be repeated
+    #[arg(long = "image-key", value_name = "KEY|FILE", value_parser = read_key)]
+    image_keys: Vec<ImageKey>,
+}
+
+impl PlaceArgs {
+    fn proxy(&self) -> Option<ProxyRule> {
+        self.proxy.clone().map(|proxy| ProxyRule { proxy, except: self.no_proxy.clone() })
+    }
+}
+
+impl UnpackArgs {
+    /// The way to the source.
+    pub fn proxy(&self) -> Option<ProxyRule> {
+        self.places.proxy()
+    }
+}
+
+impl WriteArgs {
+    /// The way to the source.
+    pub fn proxy(&self) -> Option<ProxyRule> {
+        self.places.proxy()
+    }
+}
+
+fn parse_mirror(text: &str) -> Result<Url, String> {
+    match text.parse() {
+        Ok(Source::Url(url)) => Ok(url),
+        Ok(_) => Err("expected an http or https URL".to_owned()),
+        Err(err) => Err(err.to_string()),
+    }
+}
+
+fn parse_proxy(text: &str) -> Result<HttpProxy, String> {
+    HttpProxy::parse(text).map_err(|err| err.to_string())
+}
+
+/// A key itself, or else a file with one.
+fn read_key(text: &str) -> Result<ImageKey, String> {
+    let no_key = match text.parse::<ImageKey>() {
+        Ok(key) => return Ok(key),
+        Err(err) => err,
+    };
+    match std::fs::read_to_string(text) {
+        Ok(file) => file.parse::<ImageKey>().map_err(|err| err.to_string()),
+        Err(err) => Err(format!("{no_key}; and as a file it can't be read: {err}")),
+    }
+}
+
 impl DigestArgs {
     fn rule(&self) -> DigestRule {
         match &self.digest {
@@ -84,10 +151,19 @@ impl DigestArgs {
     }
 }
 
+fn options(digest: &DigestArgs, places: &PlaceArgs, memory: MemoryLimit, http: Client) -> Options {
+    Options {
+        keys: places.image_keys.clone(),
+        mirrors: places.mirrors.clone(),
+        http: Some(http),
+        memory,
+        ..Options::new(digest.rule())
+    }
+}
+
 /// `http` fetches the image when its source is a URL.
 pub async fn run_unpack(args: &UnpackArgs, http: Client) -> Result<ExitCode> {
-    let (memory, verify) = (args.memory, args.verify);
-    let options = Options { http: Some(http), memory, verify, ..Options::new(args.digest.rule()) };
+    let options = Options { verify: args.verify, ..options(&args.digest, &args.places, args.memory, http) };
     let console = Console::new();
     let done = unpack(&args.source, &args.dir, &options, &console).await;
     console.clear();
@@ -97,8 +173,8 @@ pub async fn run_unpack(args: &UnpackArgs, http: Client) -> Result<ExitCode> {
 
 /// As [`run_unpack`], for a raw image.
 pub async fn run_write(args: &WriteArgs, http: Client) -> Result<ExitCode> {
-    let (memory, verify, grow) = (args.memory, args.verify, args.grow);
-    let options = Options { http: Some(http), memory, verify, grow, ..Options::new(args.digest.rule()) };
+    let options =
+        Options { verify: args.verify, grow: args.grow, ..options(&args.digest, &args.places, args.memory, http) };
     let console = Console::new();
     let done = write_raw(&args.source, &args.device, &options, &console).await;
     console.clear();
@@ -127,8 +203,10 @@ fn summary(report: &Report) -> String {
     });
     let digest =
         report.digest.as_ref().map_or("no digest".to_owned(), |digest| format!("{} holds", digest.algorithm()));
+    let signed =
+        report.signature.as_ref().map(|signature| format!(", signed by {}", signature.key)).unwrap_or_default();
     format!(
-        "{} ({}) → {}{zeros}{files} in {:.1} s; {digest}{}; busy: fetch {}, digest {}, decompress {}, write {}",
+        "{} ({}) → {}{zeros}{files} in {:.1} s; {digest}{signed}{}; busy: fetch {}, digest {}, decompress {}, write {}",
         Bytes(report.bytes_in),
         report.compression,
         Bytes(report.bytes_out),

@@ -11,9 +11,12 @@ pub enum Algorithm {
     Md5,
     Sha256,
     Sha512,
+    /// BLAKE2b-512 (RFC 7693), which signatures of minisign are over. No text form is read of it.
+    Blake2b,
 }
 
 impl Algorithm {
+    /// Those that a digest may be given in.
     pub const ALL: [Self; 3] = [Self::Sha512, Self::Sha256, Self::Md5];
 
     pub fn as_str(self) -> &'static str {
@@ -21,6 +24,7 @@ impl Algorithm {
             Self::Md5 => "md5",
             Self::Sha256 => "sha256",
             Self::Sha512 => "sha512",
+            Self::Blake2b => "blake2b",
         }
     }
 
@@ -29,7 +33,7 @@ impl Algorithm {
         match self {
             Self::Md5 => 16,
             Self::Sha256 => 32,
-            Self::Sha512 => 64,
+            Self::Sha512 | Self::Blake2b => 64,
         }
     }
 }
@@ -112,6 +116,7 @@ pub struct Hasher(State);
 enum State {
     Md5(md5::Md5),
     Sha2(Algorithm, ring::digest::Context),
+    Blake2b(Box<blake2::Blake2b512>),
 }
 
 impl Hasher {
@@ -120,6 +125,7 @@ impl Hasher {
             Algorithm::Md5 => State::Md5(md5::Md5::new()),
             Algorithm::Sha256 => State::Sha2(algorithm, ring::digest::Context::new(&ring::digest::SHA256)),
             Algorithm::Sha512 => State::Sha2(algorithm, ring::digest::Context::new(&ring::digest::SHA512)),
+            Algorithm::Blake2b => State::Blake2b(Box::default()),
         })
     }
 
@@ -127,6 +133,7 @@ impl Hasher {
         match &mut self.0 {
             State::Md5(state) => state.update(bytes),
             State::Sha2(_, state) => state.update(bytes),
+            State::Blake2b(state) => state.update(bytes),
         }
     }
 
@@ -134,6 +141,7 @@ impl Hasher {
         match self.0 {
             State::Md5(state) => Digest { algorithm: Algorithm::Md5, bytes: state.finalize().to_vec() },
             State::Sha2(algorithm, state) => Digest { algorithm, bytes: state.finish().as_ref().to_vec() },
+            State::Blake2b(state) => Digest { algorithm: Algorithm::Blake2b, bytes: state.finalize().to_vec() },
         }
     }
 }
@@ -157,6 +165,7 @@ mod tests {
             "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
         assert!(digest_of(Algorithm::Sha512, &pieces).starts_with("sha512:ddaf35a193617abacc417349ae204131"));
+        assert!(digest_of(Algorithm::Blake2b, &pieces).starts_with("blake2b:ba80a53f981c4d0d6a2797b69f12f6e9"));
     }
 
     #[test]

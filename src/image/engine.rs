@@ -5,32 +5,33 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use reqwest::Client;
+use reqwest::{Client, Url};
 
 use super::digest::Digest;
 use super::error::ImageError;
-use super::expected::find_digest;
+use super::expected::find_expected;
 use super::fetch::Stop;
 use super::memory::MemoryLimit;
 use super::pipeline::{Clocks, Part, Sink, stream};
+use super::places::Places;
 use super::queue::QueueReader;
 use super::raw;
 use super::report::{Counters, Meter, Observer, Report, Step, read_peak_rss};
 use super::retry::Retry;
+use super::signature::Signed;
 use super::source::Source;
 use super::unpack::Unpacker;
-
-/// How often an image that changed while it was fetched is begun anew.
-const STARTS_MAX: u32 = 3;
+use crate::api::image_key::ImageKey;
 
 /// What an image is checked against.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DigestRule {
     /// The digest is known.
     Given(Digest),
-    /// The digest is in a file beside the image; without one the image is refused.
+    /// The digest is in a file beside the image, at the first of its places that has one; without one and without a
+    /// signature the image is refused.
     Sidecar,
-    /// As [`DigestRule::Sidecar`], but an image without digest is taken with a warning.
+    /// As [`DigestRule::Sidecar`], but an image without either is taken with a warning.
     AllowMissing,
 }
 
@@ -48,6 +49,11 @@ pub enum Verify {
 #[derive(Clone, Debug)]
 pub struct Options {
     pub digest: DigestRule,
+    /// Keys of minisign. When there is any, the image must be signed with one of them (`.minisig` beside it), and needs
+    /// no digest besides.
+    pub keys: Vec<ImageKey>,
+    /// More places of the same image, by `http` or `https`, asked in this order when those before failed.
+    pub mirrors: Vec<Url>,
     /// For `http` and `https`; it decides on TLS, name resolution, proxies and redirects.
     pub http: Option<Client>,
     /// Not root: owners are not kept, devices are left out.
@@ -63,6 +69,8 @@ impl Options {
     pub fn new(digest: DigestRule) -> Self {
         Self {
             digest,
+            keys: Vec::new(),
+            mirrors: Vec::new(),
             http: None,
             user_mode: !nix::unistd::geteuid().is_root(),
             memory: MemoryLimit::default(),
@@ -75,8 +83,8 @@ impl Options {
 
 /// Unpacks the archive at `source` below `target`, which must exist.
 ///
-/// Files that are in the way are replaced, other files stay. An image that changes while it is fetched is begun
-/// anew if there were no files below `target`. On any error `target` holds a part of the image, and
+/// Files that are in the way are replaced, other files stay. An image that changes while it is fetched, or that a
+/// mirror has damaged, is begun anew if there were no files below `target`. On any error `target` holds a part of the image, and
 /// the caller must see to it that nobody uses it. Dropping the future stops the work soon, not at once: the threads
 /// notice at their next chunk. Needs a tokio runtime with time and IO enabled.
 pub async fn unpack(
@@ -121,8 +129,9 @@ impl Sink for RawSink {
         self.written.map_or(Err(ImageError::StageDied { stage: "write" }), raw::Written::finish)
     }
 
-    /// Nothing is in the way of writing all again.
+    /// Nothing is in the way of writing all again, but our own hold on the device.
     fn start_over(&mut self, _: ImageError) -> Result<(), ImageError> {
+        self.written = None;
         Ok(())
     }
 }
@@ -137,25 +146,35 @@ async fn install<S: Sink>(
     let start = Instant::now();
     let mut meter = Meter::new(start);
     let clocks = Clocks::default();
+    let places = Arc::new(Places::new(source, &options.mirrors)?);
     let mut starts = 1;
-    let (sink, compression, expected) = loop {
-        let expected = find_digest(source, options, counters).await?;
-        tracing::info!(image = %source, digest = expected.as_ref().map(Digest::to_string), "fetching image");
-        let part = Part { source: source.clone(), expected };
+    let mut digest_before = None;
+    let (sink, compression, part) = loop {
+        let expected = find_expected(&places, options, digest_before, counters).await?;
+        let source = places.current().clone();
+        let digest = expected.digest.as_ref().map(Digest::to_string);
+        tracing::info!(image = %source, digest, signed = expected.signature.is_some(), "fetching image");
+        let part =
+            Part { source, places: Arc::clone(&places), expected: expected.digest, signature: expected.signature };
         let streamed = stream(&part, sink, options, &clocks, counters);
-        match observed(streamed, observer, &mut meter, counters, Step::Streaming).await {
-            (Some(sink), Ok(compression)) => break (sink, compression, part.expected),
-            (Some(back), Err(changed @ ImageError::Changed { .. })) if starts < STARTS_MAX => {
-                tracing::warn!("{changed}: starting over");
-                sink = start_over(back, changed).await?;
-                starts += 1;
-                counters.start_over();
-                meter = Meter::new(Instant::now());
-            }
-            (_, Err(err)) => return Err(err),
+        let (back, failed) = match observed(streamed, observer, &mut meter, counters, Step::Streaming).await {
+            (Some(sink), Ok(compression)) => break (sink, compression, part),
+            (Some(back), Err(failed)) => (back, failed),
+            (None, Err(err)) => return Err(err),
             (None, Ok(_)) => return Err(ImageError::StageDied { stage: "write" }),
-        }
+        };
+        let reason = places.begin_anew(failed)?;
+        counters.warn(format!("{reason}: starting over, from {}", places.current()));
+        sink = start_over(back, reason).await.map_err(|err| places.all_failed(err))?;
+        digest_before = part.expected;
+        starts += 1;
+        counters.start_over();
+        meter = Meter::new(Instant::now());
     };
+    let signature = part.signature.as_ref().map(Signed::shown);
+    if let Some(signature) = &signature {
+        tracing::info!(key = signature.key, trusted_comment = ?signature.trusted_comment, "the signature holds");
+    }
 
     let settled = tokio::task::spawn_blocking(move || sink.settle());
     let settled = observed(settled, observer, &mut meter, counters, Step::Settling).await;
@@ -171,7 +190,9 @@ async fn install<S: Sink>(
         busy: clocks.busy(),
         retries: Counters::get(&counters.retries),
         starts,
-        digest: expected,
+        digest: part.expected,
+        signature,
+        places: places.served(),
         read_back,
         bytes_zeroed: Counters::get(&counters.bytes_zeroed),
         grown: counters.grown(),
@@ -190,8 +211,8 @@ async fn install<S: Sink>(
     Ok(report)
 }
 
-async fn start_over<S: Sink>(mut sink: S, changed: ImageError) -> Result<S, ImageError> {
-    let cleared = tokio::task::spawn_blocking(move || sink.start_over(changed).map(|()| sink));
+async fn start_over<S: Sink>(mut sink: S, reason: ImageError) -> Result<S, ImageError> {
+    let cleared = tokio::task::spawn_blocking(move || sink.start_over(reason).map(|()| sink));
     cleared.await.unwrap_or(Err(ImageError::StageDied { stage: "write" }))
 }
 

@@ -4,7 +4,9 @@ use std::io;
 use std::path::PathBuf;
 
 use super::digest::Digest;
+use super::signature::SignatureError;
 use super::tar::TarError;
+use crate::api::image_key::KeyId;
 
 /// Why an image was not installed.
 ///
@@ -23,14 +25,27 @@ pub enum ImageError {
     Status { url: String, offset: u64, status: u16, expected: &'static str },
 
     /// Connections refused, broken or stalled until the tries were used up.
-    #[error("fetching {url} at byte {offset}: gave up after {tries} tries, the last because of: {last}")]
-    Unreachable { url: String, offset: u64, tries: u32, last: String },
+    /// `history` has each reason once, with how often and where.
+    #[error("fetching {url} at byte {offset}: gave up after {tries} tries in a row that brought nothing: {history}")]
+    Unreachable { url: String, offset: u64, tries: u32, history: String },
+
+    /// An answer that is not the image as it lies on the server.
+    #[error("fetching {url} at byte {offset}: {reason}")]
+    Answer { url: String, offset: u64, reason: String },
 
     #[error("{image} is short: {expected} bytes promised, {found} found")]
     Short { image: String, expected: u64, found: u64 },
 
     #[error("{url} changed while it was being fetched, at byte {offset}: {what} was {expected}, is now {found}")]
     Changed { url: String, offset: u64, what: &'static str, expected: String, found: String },
+
+    /// Two places have different images. `expected` is what the one before said.
+    #[error("{url} has {found} bytes, where another place had {expected}, and can't be gone on with at byte {offset}")]
+    OtherLength { url: String, offset: u64, expected: String, found: String },
+
+    /// Every place of the image failed; `failures` has a line for each.
+    #[error("{image} can't be had from any of its places:{}", lines(failures))]
+    NoPlaceLeft { image: String, failures: Vec<String>, last: Box<ImageError> },
 
     #[error("{url}: asked for bytes from {offset}, server sent {found}")]
     WrongRange { url: String, offset: u64, found: String },
@@ -44,6 +59,29 @@ pub enum ImageError {
     /// `damage` tells what else was wrong with the content, if it could not be unpacked.
     #[error("digest of {image} is wrong: expected {expected}, found {found} over {bytes} bytes{}", also(damage))]
     Digest { image: String, expected: Digest, found: Digest, bytes: u64, damage: Option<String> },
+
+    /// Keys are configured, so that an image needs a signature.
+    #[error(
+        "{image} is not signed (no {tried}), and only images signed with {keys} are installed: sign it with \
+         `minisign -Sm IMAGE` and put the .minisig beside it"
+    )]
+    Unsigned { image: String, tried: String, keys: String },
+
+    #[error("the signature {file} can't be used: {reason}")]
+    Signature { file: String, reason: SignatureError },
+
+    /// `damage` as for a digest.
+    #[error(
+        "the signature {file} by key {key} does not hold for {image}, over {bytes} bytes: the image or the signature \
+         is another one, or damaged{}",
+        also(damage)
+    )]
+    WrongSignature { image: String, file: String, key: KeyId, bytes: u64, damage: Option<String> },
+
+    #[error(
+        "{image}: signatures of {kind} are not supported, and keys are configured that an image must be signed with"
+    )]
+    NotSignable { image: String, kind: &'static str },
 
     #[error("{image} is not an archive: starts with {start}")]
     NotAnArchive { image: String, start: String },
@@ -97,6 +135,10 @@ impl ImageError {
             Self::NotAnArchive { .. } | Self::Decompress { .. } | Self::Archive { .. } | Self::Refused { .. }
         )
     }
+}
+
+fn lines(failures: &[String]) -> String {
+    failures.iter().map(|failure| format!("\n  {failure}")).collect()
 }
 
 fn also(damage: &Option<String>) -> String {

@@ -5,36 +5,80 @@ use std::io;
 use std::time::Duration;
 
 use reqwest::header::{
-    ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_RANGE, LAST_MODIFIED, RANGE,
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_RANGE,
+    LAST_MODIFIED, RANGE,
 };
 use reqwest::{Client, Response, StatusCode, Url};
 
 use super::error::ImageError;
 use super::fetch::{Chunker, Stop};
+use super::places::Places;
 use super::queue::Sender;
 use super::report::Counters;
-use super::retry::Retry;
-use super::source::shown;
+use super::retry::{History, Retry};
+use super::source::{Source, shown};
 use crate::causes::with_causes;
 
 /// A try that brought at least so much clears the count of failures: a slow line that breaks every few minutes still
 /// gets there, a server that gives a few bytes a time does not keep us for ever.
 const WORTHWHILE_BYTES: u64 = 1 << 20;
 
-/// Fetches all of `url` into the queue.
-pub(super) async fn fetch_url(
+/// Fetches all of the image into the queue, from the first place that gives it.
+///
+/// A place that failed before its first byte is followed by the next one. One that failed later is, too, if `resumable`:
+/// the image's content is checked as a whole, so that it may come from several places. Otherwise the place's error is
+/// returned, and the caller begins anew.
+pub(super) async fn fetch_image(
     client: &Client,
-    url: &Url,
+    places: &Places,
+    resumable: bool,
     retry: Retry,
     counters: &Counters,
     sender: Sender,
 ) -> Result<(), Stop> {
     let closed = sender.closed();
-    let mut fetch = Fetch { client, url, retry, counters, offset: 0, total: None, identity: Identity::default() };
+    let chunks = Chunker::new(sender, counters);
     // a stage that failed must not wait for a server that says nothing
     tokio::select! {
-        fetched = fetch.run(Chunker::new(sender, counters)) => fetched,
+        fetched = fetch_from_any(client, places, resumable, retry, counters, chunks) => fetched,
         () = closed => Err(Stop::Gone),
+    }
+}
+
+async fn fetch_from_any(
+    client: &Client,
+    places: &Places,
+    resumable: bool,
+    retry: Retry,
+    counters: &Counters,
+    mut chunks: Chunker<'_>,
+) -> Result<(), Stop> {
+    let (mut offset, mut total) = (0, None);
+    let mut last = None;
+    loop {
+        let url = places.left().into_iter().find_map(|(place, source)| match source {
+            Source::Url(url) => Some((place, url)),
+            Source::File(_) => None,
+        });
+        let Some((place, url)) = url else { return Err(last.unwrap_or(Stop::Gone)) };
+        let mut fetch = Fetch { client, places, place, url, retry, counters, offset, total, identity: None };
+        let fetched = fetch.run(&mut chunks).await;
+        (offset, total) = (fetch.offset, fetch.total);
+        match fetched {
+            Ok(()) => return Ok(chunks.end().await?),
+            Err(Stop::Gone) => return Err(Stop::Gone),
+            // the place is sound, but has another image
+            Err(Stop::Failed(error @ (ImageError::Changed { .. } | ImageError::OtherLength { .. }))) => {
+                return Err(error.into());
+            }
+            Err(Stop::Failed(error)) => {
+                places.fail(place, &error);
+                if offset > 0 && !resumable {
+                    return Err(error.into());
+                }
+                last = Some(error.into());
+            }
+        }
     }
 }
 
@@ -46,6 +90,7 @@ pub(super) async fn fetch_text(
     retry: Retry,
 ) -> Result<Option<String>, ImageError> {
     let mut failed = 0;
+    let mut history = History::default();
     loop {
         let last = match try_text(client, url, limit, retry.stall).await {
             Ok(text) => return Ok(text),
@@ -53,8 +98,9 @@ pub(super) async fn fetch_text(
             Err(Broken::Retry(reason)) => reason,
         };
         failed += 1;
-        if failed >= retry.tries {
-            return Err(last.into_error(url, 0, None, failed));
+        history.note(0, &last.to_string());
+        if failed >= retry.tries || last.is_final() {
+            return Err(last.into_error(url, 0, None, failed, &history));
         }
         pause(&retry, failed, url, 0, &last).await;
     }
@@ -68,6 +114,7 @@ async fn try_text(client: &Client, url: &Url, limit: usize, stall: Duration) -> 
         return Ok(None);
     }
     check_status(&response, url, 0)?;
+    check_encoding(&response, url, 0)?;
     let mut text = Vec::new();
     while let Some(chunk) = within(stall, response.chunk()).await? {
         text.extend_from_slice(&chunk);
@@ -80,22 +127,27 @@ async fn try_text(client: &Client, url: &Url, limit: usize, stall: Duration) -> 
 
 struct Fetch<'a> {
     client: &'a Client,
+    places: &'a Places,
+    /// Index of this place.
+    place: usize,
     url: &'a Url,
     retry: Retry,
     counters: &'a Counters,
-    /// Bytes we have.
+    /// Bytes we have, also from places before this one.
     offset: u64,
     total: Option<u64>,
-    identity: Identity,
+    /// Of the first answer of this place.
+    identity: Option<Identity>,
 }
 
 impl Fetch<'_> {
-    async fn run(&mut self, mut chunks: Chunker<'_>) -> Result<(), Stop> {
+    async fn run(&mut self, chunks: &mut Chunker<'_>) -> Result<(), Stop> {
         let mut failed = 0;
+        let mut history = History::default();
         let mut counted_from = self.offset;
         loop {
-            let last = match self.attempt(&mut chunks).await {
-                Ok(()) => return Ok(chunks.end().await?),
+            let last = match self.attempt(chunks).await {
+                Ok(()) => return Ok(()),
                 Err(AttemptEnd::Stop(stop)) => return Err(stop),
                 Err(AttemptEnd::Broken(Broken::Final(err))) => return Err(err.into()),
                 Err(AttemptEnd::Broken(Broken::Retry(reason))) => reason,
@@ -105,8 +157,9 @@ impl Fetch<'_> {
                 failed = 0;
             }
             failed += 1;
-            if failed >= self.retry.tries {
-                return Err(last.into_error(self.url, self.offset, self.total, failed).into());
+            history.note(self.offset, &last.to_string());
+            if failed >= self.retry.tries || last.is_final() {
+                return Err(last.into_error(self.url, self.offset, self.total, failed, &history).into());
             }
             Counters::add(&self.counters.retries, 1);
             pause(&self.retry, failed, self.url, self.offset, &last).await;
@@ -121,6 +174,9 @@ impl Fetch<'_> {
             let skipped = skip.min(chunk.len() as u64);
             skip -= skipped;
             let fresh = chunk.get(usize::try_from(skipped).unwrap_or(usize::MAX)..).unwrap_or_default();
+            if !fresh.is_empty() {
+                self.places.serves(self.place);
+            }
             self.offset += fresh.len() as u64;
             chunks.push(fresh).await.map_err(|gone| AttemptEnd::Stop(gone.into()))?;
         }
@@ -141,7 +197,7 @@ impl Fetch<'_> {
             return request;
         }
         let request = request.header(RANGE, format!("bytes={}-", self.offset));
-        match self.identity.condition() {
+        match self.identity.as_ref().and_then(Identity::condition) {
             Some(value) => request.header(IF_RANGE, value),
             None => request,
         }
@@ -153,18 +209,19 @@ impl Fetch<'_> {
             return Err(self.range_refused(response.headers()));
         }
         check_status(response, self.url, self.offset)?;
+        check_encoding(response, self.url, self.offset)?;
         let identity = Identity::of(response.headers());
         let (start, total) = match response.status() {
             StatusCode::PARTIAL_CONTENT => self.content_range(response.headers())?,
             _ => (0, response.content_length()),
         };
         if self.offset == 0 {
-            self.identity = identity;
+            self.identity = Some(identity);
             self.total = total;
             self.counters.set_total(total);
             return Ok(0);
         }
-        if let Some((what, expected, found)) = self.identity.difference(&identity) {
+        if let Some((what, expected, found)) = self.identity.as_ref().and_then(|before| before.difference(&identity)) {
             return Err(self.changed(what, expected, found));
         }
         if let (Some(before), Some(now)) = (self.total, total)
@@ -172,6 +229,7 @@ impl Fetch<'_> {
         {
             return Err(self.changed("length", before.to_string(), now.to_string()));
         }
+        self.identity.get_or_insert(identity);
         // the whole again, from a server without ranges: what we have is read over
         Ok(self.offset - start)
     }
@@ -190,15 +248,20 @@ impl Fetch<'_> {
         let now = header_text(headers, &CONTENT_RANGE).and_then(|text| parse_content_range(&text)?.total);
         let found = now.unwrap_or(self.offset);
         match self.total {
-            Some(expected) if found < expected => {
+            Some(expected) if found < expected && self.identity.is_some() => {
                 Broken::Final(ImageError::Short { image: shown(self.url), expected, found })
             }
             _ => self.changed("length", describe(self.total), describe(now)),
         }
     }
 
+    /// Against what this place said before, or else against the place before it.
     fn changed(&self, what: &'static str, expected: String, found: String) -> Broken {
-        Broken::Final(ImageError::Changed { url: shown(self.url), offset: self.offset, what, expected, found })
+        let (url, offset) = (shown(self.url), self.offset);
+        Broken::Final(match self.identity {
+            Some(_) => ImageError::Changed { url, offset, what, expected, found },
+            None => ImageError::OtherLength { url, offset, expected, found },
+        })
     }
 }
 
@@ -273,20 +336,33 @@ enum Reason {
     Status(StatusCode),
     Stalled(Duration),
     Connection(String),
+    /// A redirection that is not followed.
+    Redirect(String),
 }
 
 impl Reason {
-    /// After the last try.
-    fn into_error(self, url: &Url, offset: u64, total: Option<u64>, tries: u32) -> ImageError {
-        match (&self, total) {
-            (Self::EndedEarly, Some(expected)) => ImageError::Short { image: shown(url), expected, found: offset },
-            (Self::Status(status), _) => ImageError::Status {
-                url: shown(url),
-                offset,
-                status: status.as_u16(),
-                expected: expected_status(offset),
-            },
-            _ => ImageError::Unreachable { url: shown(url), offset, tries, last: self.to_string() },
+    /// Another try would end the same way.
+    fn is_final(&self) -> bool {
+        match self {
+            Self::Redirect(_) => true,
+            Self::EndedEarly | Self::Status(_) | Self::Stalled(_) | Self::Connection(_) => false,
+        }
+    }
+
+    /// After the last try. What was always the same gets its own error.
+    fn into_error(self, url: &Url, offset: u64, total: Option<u64>, tries: u32, history: &History) -> ImageError {
+        let url = shown(url);
+        match (self, total) {
+            (Self::Redirect(reason), _) => ImageError::Answer { url, offset, reason },
+            (Self::EndedEarly, Some(expected)) if history.is_uniform() => {
+                ImageError::Short { image: url, expected, found: offset }
+            }
+            (Self::Status(status), _) if history.is_uniform() => {
+                ImageError::Status { url, offset, status: status.as_u16(), expected: expected_status(offset) }
+            }
+            (Self::EndedEarly | Self::Status(_) | Self::Stalled(_) | Self::Connection(_), _) => {
+                ImageError::Unreachable { url, offset, tries, history: history.to_string() }
+            }
         }
     }
 }
@@ -297,7 +373,7 @@ impl std::fmt::Display for Reason {
             Self::EndedEarly => f.write_str("connection ended before the promised length"),
             Self::Status(status) => write!(f, "server answered {}", status.as_u16()),
             Self::Stalled(time) => write!(f, "nothing received for {} s", time.as_secs_f32()),
-            Self::Connection(text) => f.write_str(text),
+            Self::Connection(text) | Self::Redirect(text) => f.write_str(text),
         }
     }
 }
@@ -315,6 +391,21 @@ fn check_status(response: &Response, url: &Url, offset: u64) -> Result<(), Broke
             status: other,
             expected: expected_status(offset),
         })),
+    }
+}
+
+/// Bytes that were compressed on the way are not the file that the digest is of.
+fn check_encoding(response: &Response, url: &Url, offset: u64) -> Result<(), Broken> {
+    match header_text(response.headers(), &CONTENT_ENCODING) {
+        Some(coding) if !coding.eq_ignore_ascii_case("identity") => Err(Broken::Final(ImageError::Answer {
+            url: shown(url),
+            offset,
+            reason: format!(
+                "the server sends it with Content-Encoding {coding:?}, although it was asked for the file as it is; \
+                 turn that off for images"
+            ),
+        })),
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -346,6 +437,9 @@ impl From<AttemptError> for AttemptEnd {
 }
 
 fn connection_reason(err: &reqwest::Error) -> Reason {
+    if err.is_redirect() {
+        return Reason::Redirect(err.source().map(with_causes).unwrap_or_else(|| "redirected".to_owned()));
+    }
     let mut cause: Option<&(dyn Error + 'static)> = err.source();
     while let Some(inner) = cause {
         if inner.downcast_ref::<io::Error>().is_some_and(|err| err.kind() == io::ErrorKind::UnexpectedEof)

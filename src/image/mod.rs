@@ -4,6 +4,9 @@
 //! Fetching, hashing, decompressing and writing run side by side; memory is a few MiB of queues and the decoder's
 //! window, which has a limit ([`MemoryLimit`]), however large the image. Names of files and compressions are never
 //! believed, contents are.
+//!
+//! It may have several places (`places`), and is held against what it must be (`expected`): a digest, and a signature
+//! (`signature`) where keys are configured.
 
 pub mod command;
 mod console;
@@ -16,11 +19,13 @@ mod fetch;
 mod http;
 mod memory;
 mod pipeline;
+mod places;
 mod queue;
 mod raw;
 mod report;
 mod retry;
 mod sidecar;
+mod signature;
 mod source;
 mod stages;
 pub mod tar;
@@ -35,4 +40,5 @@ pub use memory::MemoryLimit;
 pub use report::{BusyShares, Grown, Observer, Progress, Report, Step, Unobserved};
 pub use retry::Retry;
 pub use sidecar::parse_sidecar;
+pub use signature::{Signature, SignatureError};
 pub use source::Source;

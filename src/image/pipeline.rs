@@ -14,9 +14,11 @@ use super::digest::{Algorithm, Digest};
 use super::engine::{Options, client};
 use super::error::ImageError;
 use super::fetch::{Stop, fetch_file};
-use super::http::fetch_url;
+use super::http::fetch_image;
+use super::places::Places;
 use super::queue::{Clock, QueueReader, Receiver, Sender, queue};
 use super::report::{BusyShares, Counters};
+use super::signature::Signed;
 use super::source::Source;
 use super::stages::{self, Damage};
 use crate::causes::with_causes;
@@ -43,9 +45,51 @@ pub(super) trait Sink: Send + 'static {
 
 /// Something that is fetched, checked and written in one go: an image, or a layer of one.
 pub(super) struct Part {
+    /// The place asked first.
     pub(super) source: Source,
-    /// `None` only where an image may go without.
+    /// All that may be asked.
+    pub(super) places: Arc<Places>,
+    /// `None` only where an image may go without, or has a signature.
     pub(super) expected: Option<Digest>,
+    pub(super) signature: Option<Signed>,
+}
+
+impl Part {
+    /// What is to be computed over the content.
+    fn algorithms(&self) -> Vec<Algorithm> {
+        let signed = self.signature.as_ref().map(|_| Algorithm::Blake2b);
+        self.expected.as_ref().map(Digest::algorithm).into_iter().chain(signed).collect()
+    }
+
+    /// Its content is checked, so that it may come from several places.
+    fn is_checked(&self) -> bool {
+        self.expected.is_some() || self.signature.is_some()
+    }
+
+    /// Holds what was found against what it must be.
+    fn check(&self, found: &[Digest], bytes: u64, damage: Option<&ImageError>) -> Result<(), ImageError> {
+        let damage = || damage.map(|err| with_causes(err));
+        let image = || match self.places.served().as_slice() {
+            [] => self.source.to_string(),
+            served => served.join(" and "),
+        };
+        let of = |algorithm| found.iter().find(|found| found.algorithm() == algorithm);
+        if let Some(expected) = &self.expected
+            && let Some(found) = of(expected.algorithm())
+            && expected != found
+        {
+            let (expected, found) = (expected.clone(), found.clone());
+            return Err(ImageError::Digest { image: image(), expected, found, bytes, damage: damage() });
+        }
+        if let Some(signed) = &self.signature
+            && let Some(found) = of(Algorithm::Blake2b)
+            && !signed.holds(found)
+        {
+            let (file, key) = (signed.file.clone(), signed.key());
+            return Err(ImageError::WrongSignature { image: image(), file, key, bytes, damage: damage() });
+        }
+        Ok(())
+    }
 }
 
 /// Times of the stages, over all parts.
@@ -87,7 +131,7 @@ type Thread<T> = JoinHandle<T>;
 struct Stages<S> {
     /// Where fetched bytes go; taken by the fetch.
     fetched: Option<Sender>,
-    digest: Thread<Result<Option<Digest>, Stop>>,
+    digest: Thread<Result<Vec<Digest>, Stop>>,
     decompress: Thread<Result<Compression, Stop>>,
     write: Thread<(S, Result<(), Stop>)>,
 }
@@ -95,7 +139,7 @@ struct Stages<S> {
 /// How the stages ended.
 struct Ends<S> {
     fetch: Result<(), Stop>,
-    digest: Result<Result<Option<Digest>, Stop>, JoinError>,
+    digest: Result<Result<Vec<Digest>, Stop>, JoinError>,
     decompress: Result<Result<Compression, Stop>, JoinError>,
     write: Result<(S, Result<(), Stop>), JoinError>,
 }
@@ -106,10 +150,10 @@ impl<S: Sink> Stages<S> {
         let (fetched, to_hash) = queue(FETCHED_CHUNKS, &clocks.fetch, &clocks.digest);
         let (hashed, to_decompress) = queue(HASHED_CHUNKS, &clocks.digest, &clocks.decompress);
         let (decompressed, to_write) = queue(DECOMPRESSED_CHUNKS, &clocks.decompress, &clocks.write);
-        let algorithm: Option<Algorithm> = part.expected.as_ref().map(Digest::algorithm);
+        let algorithms = part.algorithms();
         let (image, memory) = (part.source.to_string(), options.memory);
         let found = Arc::clone(&damage);
-        let digest = stage(&clocks.digest, move || stages::hash(to_hash, hashed, algorithm, &found));
+        let digest = stage(&clocks.digest, move || stages::hash(to_hash, hashed, &algorithms, &found));
         let (found, name) = (Arc::clone(&damage), image.clone());
         let decompress = stage(&clocks.decompress, move || {
             with_reader(to_decompress, &found, |input| stages::decompress(&name, memory, input, decompressed))
@@ -127,7 +171,7 @@ impl<S: Sink> Stages<S> {
         let fetch = async {
             let start = Instant::now();
             let result = match fetched {
-                Some(sender) => fetch(&part.source, options, counters, sender).await,
+                Some(sender) => fetch(part, options, counters, sender).await,
                 None => Err(Stop::Gone),
             };
             clocks.fetch.ran_since(start);
@@ -140,7 +184,7 @@ impl<S: Sink> Stages<S> {
 }
 
 impl<S> Ends<S> {
-    /// The one reason, if anything failed. A wrong digest explains damage further on and comes before it; a stage
+    /// The one reason, if anything failed. A wrong digest or signature explains damage further on and comes before it; a stage
     /// that only lost its neighbour has no reason of its own.
     fn judge(self, part: &Part, counters: &Counters) -> (Option<S>, Result<Compression, ImageError>) {
         let died = |stage| ImageError::StageDied { stage };
@@ -158,7 +202,7 @@ fn judge(
     part: &Part,
     counters: &Counters,
     fetch: Result<(), Stop>,
-    digest: Result<Option<Digest>, Stop>,
+    digest: Result<Vec<Digest>, Stop>,
     decompress: Result<Compression, Stop>,
     written: Result<(), Stop>,
 ) -> Result<Compression, ImageError> {
@@ -166,16 +210,8 @@ fn judge(
         (Err(Stop::Failed(err)), _) | (_, Err(Stop::Failed(err))) => Some(err),
         _ => None,
     };
-    if let (Some(expected), Ok(Some(found))) = (&part.expected, &digest)
-        && expected != found
-    {
-        return Err(ImageError::Digest {
-            image: part.source.to_string(),
-            expected: expected.clone(),
-            found: found.clone(),
-            bytes: Counters::get(&counters.bytes_in),
-            damage: failure.map(|err| with_causes(err)),
-        });
+    if let Ok(found) = &digest {
+        part.check(found, Counters::get(&counters.bytes_in), failure)?;
     }
     match (decompress, written, fetch, digest) {
         (Err(Stop::Failed(err)), ..) | (_, Err(Stop::Failed(err)), ..) | (_, _, Err(Stop::Failed(err)), _) => Err(err),
@@ -207,9 +243,12 @@ fn with_reader<T>(
     result
 }
 
-async fn fetch(source: &Source, options: &Options, counters: &Arc<Counters>, sender: Sender) -> Result<(), Stop> {
-    match source {
-        Source::Url(url) => fetch_url(client(source, options)?, url, options.retry, counters, sender).await,
+async fn fetch(part: &Part, options: &Options, counters: &Arc<Counters>, sender: Sender) -> Result<(), Stop> {
+    match &part.source {
+        source @ Source::Url(_) => {
+            let client = client(source, options)?;
+            fetch_image(client, &part.places, part.is_checked(), options.retry, counters, sender).await
+        }
         Source::File(path) => {
             let (path, counters) = (path.clone(), Arc::clone(counters));
             let fetched = tokio::task::spawn_blocking(move || fetch_file(&path, &counters, sender));

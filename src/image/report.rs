@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::digest::Digest;
+use super::signature::Signature;
 use crate::sys::units::Bytes;
 
 /// What the engine is at.
@@ -96,11 +97,16 @@ pub struct Report {
     pub busy: BusyShares,
     /// Connections made again.
     pub retries: u64,
-    /// 1, and one more for each time that the image changed while it was fetched.
+    /// 1, and one more for each time that all was fetched anew: the image changed, or another mirror was asked.
     pub starts: u32,
     /// The digest that was checked; absent when none was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
+    /// The signature that was checked; absent when no keys were given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
+    /// Where the bytes came from, in order; URLs are without user name and query. Empty for a file.
+    pub places: Vec<String>,
     /// Files, or bytes of a raw image, compared with the disk after the caches were dropped.
     pub read_back: u64,
     /// Of `bytes_out`, zeros of a raw image that the device was only told to read as such.

@@ -28,21 +28,19 @@ impl Damage {
     }
 }
 
-/// Passes chunks on and hashes them, if an algorithm is given.
+/// Passes chunks on and hashes them, with each of the algorithms.
 pub(super) fn hash(
     mut input: Receiver,
     output: Sender,
-    algorithm: Option<Algorithm>,
+    algorithms: &[Algorithm],
     damage: &Damage,
-) -> Result<Option<Digest>, Stop> {
-    let mut hasher = algorithm.map(Hasher::new);
+) -> Result<Vec<Digest>, Stop> {
+    let mut hashers: Vec<Hasher> = algorithms.iter().copied().map(Hasher::new).collect();
     let mut output = Some(output);
     while let Some(chunk) = input.receive()? {
-        if let Some(hasher) = &mut hasher {
-            hasher.update(&chunk);
-        }
+        hashers.iter_mut().for_each(|hasher| hasher.update(&chunk));
         if let Some(Err(Gone)) = output.as_ref().map(|output| output.send(chunk)) {
-            if hasher.is_none() || !damage.was_found() {
+            if hashers.is_empty() || !damage.was_found() {
                 return Err(Stop::Gone);
             }
             output = None;
@@ -52,5 +50,5 @@ pub(super) fn hash(
         // a stage that failed meanwhile tells so itself
         let _ = output.end();
     }
-    Ok(hasher.map(Hasher::finish))
+    Ok(hashers.into_iter().map(Hasher::finish).collect())
 }

@@ -1,4 +1,5 @@
-//! The HTTP client of the agent: our name servers, our certificates, no proxy.
+//! The HTTP client of the agent: our name servers, our certificates, and a proxy only where one was given. The
+//! environment's proxy is never used.
 
 use std::fs;
 use std::io;
@@ -7,12 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client};
+use reqwest::{Certificate, Client, NoProxy, Proxy};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::resolver::{Resolver, read_desk_name_servers};
+use crate::api::image_places::ProxyRule;
 
 /// Certificates that come with the initramfs or the installed system.
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -24,6 +26,12 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// A client that trusts `extra_ca_pem` and the system's roots when there are any, and nothing else. It has a limit
 /// for connecting and none for the whole request, so that an image may take its time.
 pub fn http_client(resolver: Resolver, extra_ca_pem: Option<&str>) -> Result<Client> {
+    image_http_client(resolver, extra_ca_pem, None)
+}
+
+/// As [`http_client`], for images: these may come by a proxy. Its name is resolved as others are, those of the servers
+/// behind it by the proxy.
+pub fn image_http_client(resolver: Resolver, extra_ca_pem: Option<&str>, proxy: Option<&ProxyRule>) -> Result<Client> {
     // An error only says that another provider is installed already; that one is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut roots = match extra_ca_pem {
@@ -36,22 +44,44 @@ pub fn http_client(resolver: Resolver, extra_ca_pem: Option<&str>) -> Result<Cli
         .map(|der| Certificate::from_der(der))
         .collect::<Result<_, _>>()
         .context("using trusted certificates")?;
-    Client::builder()
+    let builder = Client::builder()
         .user_agent(concat!("drophammer/", env!("CARGO_PKG_VERSION")))
         .dns_resolver(resolver)
         .tls_certs_only(roots)
         .no_proxy()
         .referer(false)
-        .redirect(Policy::limited(MOST_REDIRECTS))
+        .redirect(redirects())
         .connect_timeout(CONNECT_LIMIT)
-        .tcp_keepalive(KEEPALIVE)
-        .build()
-        .context("building the HTTP client")
+        .tcp_keepalive(KEEPALIVE);
+    let builder = match proxy {
+        Some(rule) => builder.proxy(parse_proxy(rule)?),
+        None => builder,
+    };
+    builder.build().context("building the HTTP client")
+}
+
+fn parse_proxy(ProxyRule { proxy, except }: &ProxyRule) -> Result<Proxy> {
+    let parsed = Proxy::all(proxy.secret_url().clone()).with_context(|| format!("using the proxy {proxy}"))?;
+    Ok(parsed.no_proxy(NoProxy::from_string(&except.join(","))))
+}
+
+/// A few, and never from https to http: what was asked for under TLS must not come without.
+fn redirects() -> Policy {
+    Policy::custom(|attempt| {
+        let was_https = attempt.previous().last().is_some_and(|before| before.scheme() == "https");
+        if was_https && attempt.url().scheme() != "https" {
+            return attempt.error("redirected from https to http, which is not followed");
+        }
+        if attempt.previous().len() > MOST_REDIRECTS {
+            return attempt.error(format!("redirected more than {MOST_REDIRECTS} times"));
+        }
+        attempt.follow()
+    })
 }
 
 /// A client for a subcommand at a desk: with the name servers of this host's resolv.conf(5).
-pub fn desk_http_client() -> Result<Client> {
-    http_client(Resolver::new(&read_desk_name_servers(), &[]), None)
+pub fn desk_http_client(proxy: Option<&ProxyRule>) -> Result<Client> {
+    image_http_client(Resolver::new(&read_desk_name_servers(), &[]), None, proxy)
 }
 
 /// Certificates the operator gave: one that can't be used is an error, since the rest would hardly do.

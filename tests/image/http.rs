@@ -30,6 +30,10 @@ enum Act {
     Promise(usize),
     /// Closes without a word.
     HangUp,
+    /// These bytes and no others.
+    Raw(Vec<u8>),
+    /// This head, and all of the file behind it.
+    Head(&'static str),
 }
 
 struct Rack {
@@ -115,6 +119,11 @@ async fn answer(
             content.len() + 1_000_000
         );
         return stream.write_all(&[head.as_bytes(), content].concat()).await;
+    }
+    match &act {
+        Some(Act::Raw(raw)) => return stream.write_all(raw).await,
+        Some(Act::Head(head)) => return stream.write_all(&[head.as_bytes(), bytes].concat()).await,
+        _ => {}
     }
     let start: usize = match act {
         Some(Act::NoRange | Act::NewTag) => 0,
@@ -254,6 +263,100 @@ fn a_server_that_never_gets_better_is_given_up() {
     assert_eq!(heads.len(), tries);
     let (result, _) = install(&rack(), vec![Act::Status(503); 20]);
     assert!(matches!(result, Err(ImageError::Status { status: 503, .. })), "{result:?}");
+}
+
+#[test]
+fn an_error_after_many_tries_tells_each_reason_once() {
+    let script =
+        vec![Act::Break(500_000), Act::Status(503), Act::HangUp, Act::Status(503), Act::HangUp, Act::Status(502)];
+    let error = install(&rack(), script).0.unwrap_err();
+    let ImageError::Unreachable { offset: 500_000, history, .. } = &error else { panic!("{error}") };
+    assert!(history.contains("2 × server answered 503 (at byte 500000)"), "{error}");
+    assert!(history.contains("1 × connection ended before the promised length"), "{error}");
+    assert_eq!(history.matches("503").count(), 1, "{error}");
+}
+
+#[test]
+fn garbage_instead_of_http_is_tried_again_and_told() {
+    let rack = rack();
+    let garbage = || Act::Raw(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec());
+    let report = install(&rack, vec![garbage(), garbage()]).0.unwrap();
+    assert_eq!(report.retries, 2);
+    assert_same(&facts(&rack.tree), &facts(&rack.target));
+    let error = install(&self::rack(), vec![garbage(); 10]).0.unwrap_err();
+    assert!(matches!(&error, ImageError::Unreachable { history, .. } if history.contains("HTTP")), "{error}");
+}
+
+#[test]
+fn a_part_that_was_not_asked_for_is_an_error() {
+    let part = "HTTP/1.1 206 Part\r\nContent-Range: bytes 5-9/10\r\nContent-Length: 5\r\n\r\nabcde";
+    let (result, heads) = install(&rack(), vec![Act::Raw(part.into())]);
+    let error = result.unwrap_err();
+    assert!(matches!(error, ImageError::Status { status: 206, offset: 0, expected: "200", .. }), "{error}");
+    assert_eq!(heads.len(), 1);
+}
+
+#[test]
+fn a_part_without_or_with_a_senseless_range_is_an_error() {
+    for range in ["", "Content-Range: bytes */*\r\n", "Content-Range: pages 1-2/3\r\n"] {
+        let part = format!("HTTP/1.1 206 Part\r\n{range}Content-Length: 5\r\n\r\nabcde");
+        let error = install(&rack(), vec![Act::Break(1_000_000), Act::Raw(part.into())]).0.unwrap_err();
+        assert!(matches!(error, ImageError::WrongRange { offset: 1_000_000, .. }), "{range}: {error}");
+    }
+}
+
+#[test]
+fn a_whole_that_is_shorter_than_before_is_begun_anew() {
+    let rack = rack();
+    let shorter = Act::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabcde".to_vec());
+    let report = install(&rack, vec![Act::Break(1_000_000), shorter]).0.unwrap();
+    assert_eq!((report.starts, report.bytes_in), (2, rack.bytes.len() as u64));
+    assert_same(&facts(&rack.tree), &facts(&rack.target));
+}
+
+#[test]
+fn a_length_that_is_too_small_is_found_by_the_digest() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\nConnection: close\r\n\r\n";
+    let error = install(&rack(), vec![Act::Head(head)]).0.unwrap_err();
+    assert!(matches!(error, ImageError::Digest { bytes: 1_000_000, .. }), "{error}");
+}
+
+#[test]
+fn chunks_that_are_cut_off_are_gone_on_with() {
+    let rack = rack();
+    let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7a120\r\n";
+    let cut = [head.as_slice(), &rack.bytes[..400_000]].concat();
+    let (result, heads) = install(&rack, vec![Act::Raw(cut)]);
+    let report = result.unwrap();
+    assert_eq!((report.retries, report.bytes_in), (1, rack.bytes.len() as u64));
+    assert!(heads[1].contains("range: bytes=400000-"), "{}", heads[1]);
+    assert_same(&facts(&rack.tree), &facts(&rack.target));
+}
+
+#[test]
+fn a_file_that_is_compressed_on_the_way_is_refused() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nConnection: close\r\n\r\n";
+    let (result, heads) = install(&rack(), vec![Act::Head(head)]);
+    let error = result.unwrap_err();
+    assert!(matches!(&error, ImageError::Answer { reason, .. } if reason.contains("\"gzip\"")), "{error}");
+    assert!(heads.len() == 1 && heads[0].contains("accept-encoding: identity"), "{heads:?}");
+}
+
+#[test]
+fn redirections_are_followed_but_not_for_ever() {
+    let rack = rack();
+    let redirect = || {
+        let head = "HTTP/1.1 302 Found\r\nLocation: /img.tar.lz4?token=secret\r\nContent-Length: 0\r\n";
+        Act::Raw(format!("{head}Connection: close\r\n\r\n").into())
+    };
+    let report = install(&rack, vec![redirect(), redirect()]).0.unwrap();
+    assert_eq!(report.retries, 0);
+    assert_same(&facts(&rack.tree), &facts(&rack.target));
+    let (result, heads) = install(&self::rack(), vec![redirect(); 50]);
+    let error = result.unwrap_err();
+    assert!(matches!(&error, ImageError::Answer { reason, .. } if reason.contains("more than 5 times")), "{error}");
+    assert_eq!(heads.len(), 6, "a circle is not tried again");
+    assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use drophammer::image::{DigestRule, ImageError, Options, Report, Retry, Source, Unobserved, unpack};
+use drophammer::net::{Resolver, http_client};
 
 /// Runs a program; panics with its words if it fails.
 pub fn run(program: &str, args: &[&str]) -> Vec<u8> {
@@ -33,8 +34,7 @@ pub fn quick() -> Retry {
 }
 
 pub fn options(digest: DigestRule) -> Options {
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let http = reqwest::Client::builder().no_proxy().build().expect("client");
+    let http = http_client(Resolver::new(&[], &[]), None).expect("client");
     Options { http: Some(http), user_mode: false, retry: quick(), ..Options::new(digest) }
 }
 

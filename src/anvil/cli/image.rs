@@ -1,12 +1,13 @@
 //! `anvil image`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
 use super::connection::{Connection, segment};
 use super::{Format, print_json, table};
+use crate::anvil::images::SIGNATURE_SUFFIX;
 use crate::api::rest;
 
 #[derive(Subcommand)]
@@ -24,7 +25,7 @@ pub(super) struct Add {
     /// <os>-<major>.<minor>.<patch>, such as debian-12.0.20260701
     #[arg(long)]
     id: String,
-    /// Image file: tar, compressed by zstd, lz4, gzip or xz
+    /// Image file: tar, compressed by zstd, lz4, gzip or xz. A signature by minisign beside it (FILE.minisig) comes along
     #[arg(long, required_unless_present = "source", conflicts_with = "source")]
     file: Option<PathBuf>,
     /// Where the image lies, when not here
@@ -68,7 +69,7 @@ pub(super) async fn run(command: Image, connection: &Connection, format: Format)
     }
 }
 
-fn upload_path(add: &Add, file: &std::path::Path) -> Result<String> {
+fn upload_path(add: &Add, file: &Path) -> Result<String> {
     let filename = file.file_name().with_context(|| format!("{} names no file", file.display()))?;
     let mut path = format!(
         "/v1/image/{}/file?filename={}&name={}&description={}&features={}",
@@ -81,7 +82,21 @@ fn upload_path(add: &Add, file: &std::path::Path) -> Result<String> {
     if let Some(digest) = &add.digest {
         path.push_str(&format!("&digest={}", segment(digest)));
     }
+    if let Some(signature) = read_signature(file)? {
+        path.push_str(&format!("&signature={}", segment(&signature)));
+    }
     Ok(path)
+}
+
+/// The signature beside the file, if there is one.
+fn read_signature(file: &Path) -> Result<Option<String>> {
+    let mut path = file.to_owned().into_os_string();
+    path.push(SIGNATURE_SUFFIX);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("reading {}", Path::new(&path).display())),
+    }
 }
 
 fn print(images: &[rest::Image], format: Format, single: bool) -> Result<()> {
