@@ -7,18 +7,20 @@ use std::time::Instant;
 
 use reqwest::Client;
 
+use super::decompress::Compression;
 use super::digest::Digest;
 use super::error::ImageError;
 use super::expected::find_digest;
 use super::fetch::Stop;
 use super::memory::MemoryLimit;
+use super::oci::{OciImage, find_layers};
 use super::pipeline::{Clocks, Part, Sink, stream};
 use super::queue::QueueReader;
 use super::raw;
 use super::report::{Counters, Meter, Observer, Report, Step, read_peak_rss};
 use super::retry::Retry;
 use super::source::Source;
-use super::unpack::Unpacker;
+use super::unpack::{Manner, Unpacker};
 
 /// How often an image that changed while it was fetched is begun anew.
 const STARTS_MAX: u32 = 3;
@@ -70,7 +72,7 @@ impl Options {
     }
 }
 
-/// Unpacks the archive at `source` below `target`, which must exist.
+/// Unpacks the archive at `source` below `target`, which must exist; of an OCI image all layers, one upon the other.
 ///
 /// Files that are in the way are replaced, other files stay. An image that changes while it is fetched is begun
 /// anew if there were no files below `target`. On any error `target` holds a part of the image, and
@@ -83,7 +85,9 @@ pub async fn unpack(
     observer: &(dyn Observer + Send + Sync),
 ) -> Result<Report, ImageError> {
     let counters = Arc::new(Counters::new());
-    let sink = Unpacker::open(target, options.user_mode, options.verify, &counters)?;
+    let layered = matches!(source, Source::Oci(_));
+    let manner = Manner { user_mode: options.user_mode, verify: options.verify, layered };
+    let sink = Unpacker::open(target, manner, &counters)?;
     install(source, options, observer, &counters, sink).await
 }
 
@@ -95,6 +99,10 @@ pub async fn write_raw(
     options: &Options,
     observer: &(dyn Observer + Send + Sync),
 ) -> Result<Report, ImageError> {
+    if matches!(source, Source::Oci(_)) {
+        let reason = "an OCI image holds files, not a disk: `drophammer unpack` is for it".to_owned();
+        return Err(ImageError::Source { text: source.to_string(), reason });
+    }
     let counters = Arc::new(Counters::new());
     let sink = RawSink { target: target.to_owned(), counters: Arc::clone(&counters), written: None };
     install(source, options, observer, &counters, sink).await
@@ -134,12 +142,12 @@ async fn install<S: Sink>(
     let clocks = Clocks::default();
     let mut starts = 1;
     let (sink, compression, expected) = loop {
-        let expected = find_digest(source, options, counters).await?;
-        tracing::info!(image = %source, digest = expected.as_ref().map(Digest::to_string), "fetching image");
-        let part = Part { source: source.clone(), expected };
-        let streamed = stream(&part, sink, options, &clocks, counters);
+        let Plan { parts, digest } = plan(source, options, counters).await?;
+        let layers = parts.len();
+        tracing::info!(image = %source, digest = digest.as_ref().map(Digest::to_string), layers, "fetching image");
+        let streamed = stream_all(&parts, sink, options, &clocks, counters);
         match observed(streamed, observer, &mut meter, counters, Step::Streaming).await {
-            (Some(sink), Ok(compression)) => break (sink, compression, part.expected),
+            (Some(sink), Ok(compression)) => break (sink, compression, digest),
             (Some(back), Err(changed @ ImageError::Changed { .. })) if starts < STARTS_MAX => {
                 tracing::warn!("{changed}: starting over");
                 sink = start_over(back, changed).await?;
@@ -162,7 +170,7 @@ async fn install<S: Sink>(
         bytes_out: Counters::get(&counters.bytes_out),
         files: Counters::get(&counters.files),
         seconds: start.elapsed().as_secs_f64(),
-        compression: compression.as_str(),
+        compression,
         busy: clocks.busy(),
         retries: Counters::get(&counters.retries),
         starts,
@@ -181,6 +189,56 @@ async fn install<S: Sink>(
         "image is on the disk"
     );
     Ok(report)
+}
+
+/// What is fetched, in order, and the digest that vouches for all of it.
+struct Plan {
+    parts: Vec<Part>,
+    digest: Option<Digest>,
+}
+
+async fn plan(source: &Source, options: &Options, counters: &Counters) -> Result<Plan, ImageError> {
+    let Source::Oci(reference) = source else {
+        let digest = find_digest(source, options, counters).await?;
+        let part = Part { source: source.clone(), expected: digest.clone(), layer: None };
+        return Ok(Plan { parts: vec![part], digest });
+    };
+    let OciImage { layers, digest } = find_layers(reference, options, counters).await?;
+    counters.set_whole(layers.iter().map(|layer| layer.bytes).fold(0, u64::saturating_add));
+    let part = |layer: super::oci::Layer| Part {
+        source: source.clone(),
+        expected: Some(layer.digest.clone()),
+        layer: Some(layer),
+    };
+    Ok(Plan { parts: layers.into_iter().map(part).collect(), digest })
+}
+
+/// Brings all parts into the sink, one after the other. Tells how they were compressed.
+async fn stream_all<S: Sink>(
+    parts: &[Part],
+    mut sink: S,
+    options: &Options,
+    clocks: &Clocks,
+    counters: &Arc<Counters>,
+) -> (Option<S>, Result<&'static str, ImageError>) {
+    let mut compression = None;
+    for part in parts {
+        let (back, streamed) = stream(part, sink, options, clocks, counters).await;
+        let found = match (streamed, &part.layer) {
+            (Ok(found), _) => found,
+            (Err(changed @ ImageError::Changed { .. }), _) => return (back, Err(changed)),
+            (Err(err), Some(layer)) => return (back, Err(layer.locate(err))),
+            (Err(err), None) => return (back, Err(err)),
+        };
+        let Some(back) = back else { return (None, Err(ImageError::StageDied { stage: "write" })) };
+        sink = back;
+        compression = match compression {
+            None => Some(found.as_str()),
+            Some(before) if before == found.as_str() => Some(before),
+            Some(_) => Some("several"),
+        };
+    }
+    (Some(sink), Ok(compression.unwrap_or(Compression::None.as_str())))
 }
 
 async fn start_over<S: Sink>(mut sink: S, changed: ImageError) -> Result<S, ImageError> {

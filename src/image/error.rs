@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::digest::Digest;
+use super::oci::OciError;
 use super::tar::TarError;
 
 /// Why an image was not installed.
@@ -44,6 +45,20 @@ pub enum ImageError {
     /// `damage` tells what else was wrong with the content, if it could not be unpacked.
     #[error("digest of {image} is wrong: expected {expected}, found {found} over {bytes} bytes{}", also(damage))]
     Digest { image: String, expected: Digest, found: Digest, bytes: u64, damage: Option<String> },
+
+    #[error("{image}")]
+    Oci { image: String, source: OciError },
+
+    /// Something in a layer of an OCI image.
+    #[error("layer {number} of {count}, {digest}")]
+    Layer { number: usize, count: usize, digest: Digest, source: Box<ImageError> },
+
+    #[error(
+        "{image} is an archive of a container image, its first entry is {entry:?}: unpacked it would be no system. \
+         As oci-archive:FILE an OCI image in a tar file is installed, as oci://HOST/NAME one in a registry; \
+         `skopeo copy docker-archive:FILE oci-archive:FILE` makes one of Docker's"
+    )]
+    ContainerArchive { image: String, entry: String },
 
     #[error("{image} is not an archive: starts with {start}")]
     NotAnArchive { image: String, start: String },

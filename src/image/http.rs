@@ -5,12 +5,14 @@ use std::io;
 use std::time::Duration;
 
 use reqwest::header::{
-    ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_RANGE, LAST_MODIFIED, RANGE,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_RANGE,
+    LAST_MODIFIED, RANGE, WWW_AUTHENTICATE,
 };
 use reqwest::{Client, Response, StatusCode, Url};
 
 use super::error::ImageError;
 use super::fetch::{Chunker, Stop};
+use super::oci::{OciError, Registry};
 use super::queue::Sender;
 use super::report::Counters;
 use super::retry::Retry;
@@ -21,16 +23,35 @@ use crate::causes::with_causes;
 /// gets there, a server that gives a few bytes a time does not keep us for ever.
 const WORTHWHILE_BYTES: u64 = 1 << 20;
 
+/// What is fetched.
+#[derive(Clone, Copy)]
+pub(super) struct Request<'a> {
+    pub(super) url: &'a Url,
+    /// Length that it must have.
+    pub(super) bytes: Option<u64>,
+    /// Knows how to be let in by the server.
+    pub(super) registry: Option<&'a Registry>,
+}
+
+impl<'a> Request<'a> {
+    /// Of a URL of which nothing more is known.
+    pub(super) fn of(url: &'a Url) -> Self {
+        Self { url, bytes: None, registry: None }
+    }
+}
+
 /// Fetches all of `url` into the queue.
 pub(super) async fn fetch_url(
     client: &Client,
-    url: &Url,
+    request: Request<'_>,
     retry: Retry,
     counters: &Counters,
     sender: Sender,
 ) -> Result<(), Stop> {
     let closed = sender.closed();
-    let mut fetch = Fetch { client, url, retry, counters, offset: 0, total: None, identity: Identity::default() };
+    let Request { url, bytes, registry } = request;
+    let identity = Identity::default();
+    let mut fetch = Fetch { client, url, bytes, registry, retry, counters, offset: 0, total: None, identity };
     // a stage that failed must not wait for a server that says nothing
     tokio::select! {
         fetched = fetch.run(Chunker::new(sender, counters)) => fetched,
@@ -78,9 +99,79 @@ async fn try_text(client: &Client, url: &Url, limit: usize, stall: Duration) -> 
     Ok(Some(String::from_utf8_lossy(&text).into_owned()))
 }
 
+/// A small document, and what its server must know to give it.
+pub(super) struct Small<'a> {
+    pub(super) url: &'a Url,
+    pub(super) accept: &'static str,
+    pub(super) authorization: Option<HeaderValue>,
+    pub(super) limit: u64,
+}
+
+/// What a server says when asked for a small document.
+pub(super) enum Answer {
+    Content(Vec<u8>),
+    /// Longer than the limit.
+    TooLarge,
+    Missing,
+    /// It wants to know who asks: its `WWW-Authenticate` headers.
+    Challenge(Vec<String>),
+}
+
+/// Fetches a small document, trying again as for images.
+pub(super) async fn fetch_small(client: &Client, small: &Small<'_>, retry: Retry) -> Result<Answer, ImageError> {
+    let mut failed = 0;
+    loop {
+        let last = match try_small(client, small, retry.stall).await {
+            Ok(answer) => return Ok(answer),
+            Err(Broken::Final(err)) => return Err(err),
+            Err(Broken::Retry(reason)) => reason,
+        };
+        failed += 1;
+        if failed >= retry.tries {
+            return Err(last.into_error(small.url, 0, None, failed));
+        }
+        pause(&retry, failed, small.url, 0, &last).await;
+    }
+}
+
+async fn try_small(client: &Client, small: &Small<'_>, stall: Duration) -> Result<Answer, Broken> {
+    let request = client.get(small.url.clone()).header(ACCEPT, small.accept).header(ACCEPT_ENCODING, "identity");
+    let request = match &small.authorization {
+        Some(value) => request.header(AUTHORIZATION, value),
+        None => request,
+    };
+    let mut response = within(stall, request.send()).await?;
+    if let Some(challenges) = challenges(&response, small.url) {
+        return Ok(Answer::Challenge(challenges));
+    }
+    if response.status() == StatusCode::NOT_FOUND {
+        return Ok(Answer::Missing);
+    }
+    check_status(&response, small.url, 0)?;
+    let mut content = Vec::new();
+    while let Some(chunk) = within(stall, response.chunk()).await? {
+        content.extend_from_slice(&chunk);
+        if content.len() as u64 > small.limit {
+            return Ok(Answer::TooLarge);
+        }
+    }
+    Ok(Answer::Content(content))
+}
+
+/// What the server asks for, if it wants to know who we are. A server that it sent us to may not ask.
+fn challenges(response: &Response, url: &Url) -> Option<Vec<String>> {
+    let asks = response.status() == StatusCode::UNAUTHORIZED && response.url().origin() == url.origin();
+    asks.then(|| {
+        let values = response.headers().get_all(WWW_AUTHENTICATE).iter();
+        values.filter_map(|value| Some(value.to_str().ok()?.to_owned())).collect()
+    })
+}
+
 struct Fetch<'a> {
     client: &'a Client,
     url: &'a Url,
+    bytes: Option<u64>,
+    registry: Option<&'a Registry>,
     retry: Retry,
     counters: &'a Counters,
     /// Bytes we have.
@@ -116,12 +207,20 @@ impl Fetch<'_> {
     /// One connection. `Ok` when the image is complete.
     async fn attempt(&mut self, chunks: &mut Chunker<'_>) -> Result<(), AttemptEnd> {
         let mut response = within(self.retry.stall, self.request().send()).await?;
+        // what let us in before may be out of date
+        if let (Some(registry), Some(challenges)) = (self.registry, challenges(&response, self.url)) {
+            registry.authorize(&challenges).await.map_err(Broken::Final)?;
+            response = within(self.retry.stall, self.request().send()).await?;
+        }
         let mut skip = self.accept(&response)?;
         while let Some(chunk) = within(self.retry.stall, response.chunk()).await? {
             let skipped = skip.min(chunk.len() as u64);
             skip -= skipped;
             let fresh = chunk.get(usize::try_from(skipped).unwrap_or(usize::MAX)..).unwrap_or_default();
             self.offset += fresh.len() as u64;
+            if self.total.is_some_and(|total| self.offset > total) {
+                break;
+            }
             chunks.push(fresh).await.map_err(|gone| AttemptEnd::Stop(gone.into()))?;
         }
         match self.total {
@@ -137,6 +236,10 @@ impl Fetch<'_> {
     fn request(&self) -> reqwest::RequestBuilder {
         // the bytes as they lie on the server: the digest is over those
         let request = self.client.get(self.url.clone()).header(ACCEPT_ENCODING, "identity");
+        let request = match self.registry.and_then(Registry::authorization) {
+            Some(value) => request.header(AUTHORIZATION, value),
+            None => request,
+        };
         if self.offset == 0 {
             return request;
         }
@@ -159,9 +262,16 @@ impl Fetch<'_> {
             _ => (0, response.content_length()),
         };
         if self.offset == 0 {
+            if let (Some(expected), Some(found)) = (self.bytes, total)
+                && expected != found
+            {
+                let (image, what) = (shown(self.url), "the layer".to_owned());
+                let source = OciError::WrongLength { what, expected, found };
+                return Err(Broken::Final(ImageError::Oci { image, source }));
+            }
             self.identity = identity;
-            self.total = total;
-            self.counters.set_total(total);
+            self.total = total.or(self.bytes);
+            self.counters.set_total(self.total);
             return Ok(0);
         }
         if let Some((what, expected, found)) = self.identity.difference(&identity) {

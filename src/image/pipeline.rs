@@ -14,7 +14,8 @@ use super::digest::{Algorithm, Digest};
 use super::engine::{Options, client};
 use super::error::ImageError;
 use super::fetch::{Stop, fetch_file};
-use super::http::fetch_url;
+use super::http::{Request, fetch_url};
+use super::oci::Layer;
 use super::queue::{Clock, QueueReader, Receiver, Sender, queue};
 use super::report::{BusyShares, Counters};
 use super::source::Source;
@@ -46,6 +47,18 @@ pub(super) struct Part {
     pub(super) source: Source,
     /// `None` only where an image may go without.
     pub(super) expected: Option<Digest>,
+    /// Which layer of the source this is, if it is one.
+    pub(super) layer: Option<Layer>,
+}
+
+impl Part {
+    /// For people.
+    fn name(&self) -> String {
+        match &self.layer {
+            Some(layer) => format!("{} of {}", layer.digest, self.source),
+            None => self.source.to_string(),
+        }
+    }
 }
 
 /// Times of the stages, over all parts.
@@ -76,9 +89,10 @@ pub(super) async fn stream<S: Sink>(
     clocks: &Clocks,
     counters: &Arc<Counters>,
 ) -> (Option<S>, Result<Compression, ImageError>) {
+    let bytes_before = Counters::get(&counters.bytes_in);
     let mut stages = Stages::start(part, options, clocks, sink);
     let ends = stages.join(part, options, clocks, counters).await;
-    ends.judge(part, counters)
+    ends.judge(part, Counters::get(&counters.bytes_in).saturating_sub(bytes_before))
 }
 
 type Thread<T> = JoinHandle<T>;
@@ -107,7 +121,7 @@ impl<S: Sink> Stages<S> {
         let (hashed, to_decompress) = queue(HASHED_CHUNKS, &clocks.digest, &clocks.decompress);
         let (decompressed, to_write) = queue(DECOMPRESSED_CHUNKS, &clocks.decompress, &clocks.write);
         let algorithm: Option<Algorithm> = part.expected.as_ref().map(Digest::algorithm);
-        let (image, memory) = (part.source.to_string(), options.memory);
+        let (image, memory) = (part.name(), options.memory);
         let found = Arc::clone(&damage);
         let digest = stage(&clocks.digest, move || stages::hash(to_hash, hashed, algorithm, &found));
         let (found, name) = (Arc::clone(&damage), image.clone());
@@ -127,7 +141,7 @@ impl<S: Sink> Stages<S> {
         let fetch = async {
             let start = Instant::now();
             let result = match fetched {
-                Some(sender) => fetch(&part.source, options, counters, sender).await,
+                Some(sender) => fetch(part, options, counters, sender).await,
                 None => Err(Stop::Gone),
             };
             clocks.fetch.ran_since(start);
@@ -142,13 +156,13 @@ impl<S: Sink> Stages<S> {
 impl<S> Ends<S> {
     /// The one reason, if anything failed. A wrong digest explains damage further on and comes before it; a stage
     /// that only lost its neighbour has no reason of its own.
-    fn judge(self, part: &Part, counters: &Counters) -> (Option<S>, Result<Compression, ImageError>) {
+    fn judge(self, part: &Part, bytes: u64) -> (Option<S>, Result<Compression, ImageError>) {
         let died = |stage| ImageError::StageDied { stage };
         let Ok((sink, written)) = self.write else { return (None, Err(died("write"))) };
         let judged = match (self.digest, self.decompress) {
             (Err(_), _) => Err(died("digest")),
             (_, Err(_)) => Err(died("decompress")),
-            (Ok(digest), Ok(decompress)) => judge(part, counters, self.fetch, digest, decompress, written),
+            (Ok(digest), Ok(decompress)) => judge(part, bytes, self.fetch, digest, decompress, written),
         };
         (Some(sink), judged)
     }
@@ -156,7 +170,7 @@ impl<S> Ends<S> {
 
 fn judge(
     part: &Part,
-    counters: &Counters,
+    bytes: u64,
     fetch: Result<(), Stop>,
     digest: Result<Option<Digest>, Stop>,
     decompress: Result<Compression, Stop>,
@@ -170,10 +184,10 @@ fn judge(
         && expected != found
     {
         return Err(ImageError::Digest {
-            image: part.source.to_string(),
+            image: part.name(),
             expected: expected.clone(),
             found: found.clone(),
-            bytes: Counters::get(&counters.bytes_in),
+            bytes,
             damage: failure.map(|err| with_causes(err)),
         });
     }
@@ -207,10 +221,15 @@ fn with_reader<T>(
     result
 }
 
-async fn fetch(source: &Source, options: &Options, counters: &Arc<Counters>, sender: Sender) -> Result<(), Stop> {
-    match source {
-        Source::Url(url) => fetch_url(client(source, options)?, url, options.retry, counters, sender).await,
-        Source::File(path) => {
+async fn fetch(part: &Part, options: &Options, counters: &Arc<Counters>, sender: Sender) -> Result<(), Stop> {
+    match (&part.source, &part.layer) {
+        (_, Some(layer)) => layer.fetch(counters, sender).await,
+        (Source::Oci(_), None) => Err(Stop::Failed(ImageError::StageDied { stage: "fetch" })),
+        (Source::Url(url), None) => {
+            let client = client(&part.source, options)?;
+            fetch_url(client, Request::of(url), options.retry, counters, sender).await
+        }
+        (Source::File(path), None) => {
             let (path, counters) = (path.clone(), Arc::clone(counters));
             let fetched = tokio::task::spawn_blocking(move || fetch_file(&path, &counters, sender));
             fetched.await.unwrap_or(Err(Stop::Failed(ImageError::StageDied { stage: "fetch" })))

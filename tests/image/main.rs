@@ -5,6 +5,7 @@ mod compressions;
 mod digests;
 mod hostile;
 mod http;
+mod oci;
 mod order;
 mod raw;
 mod support;

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::stat::{Mode, fchmod};
+use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
 
 use super::metadata::{DEFAULT_ACL, set_default_acl, set_time};
 use super::tree::Tree;
@@ -13,11 +13,13 @@ use crate::image::tar::{Entry, Timestamp};
 /// Memory for what waits. A Debian root needs less than 1 MiB.
 const WAITING_MAX_BYTES: usize = 8 << 20;
 /// Of a record beside its path, about.
-const RECORD_BYTES: usize = 64;
+const RECORD_BYTES: usize = 80;
 
 /// What is to be set when a directory is complete.
 struct Waiting {
     path: Vec<u8>,
+    /// `st_dev` and `st_ino`: another directory may come to that path.
+    identity: (u64, u64),
     /// Only without root: a directory that may not be written would keep its own files out.
     mode: Option<u32>,
     default_acl: Option<Vec<u8>>,
@@ -39,16 +41,18 @@ pub(super) struct Directories {
 }
 
 impl Directories {
-    /// `path` is that of `entry`, `mode` what it gets at the end, if not now.
+    /// `path` is that of `entry`, `stat` what is there, `mode` what it gets at the end, if not now.
     pub(super) fn push(
         &mut self,
         tree: &Tree,
         path: Vec<u8>,
+        stat: &FileStat,
         mode: Option<u32>,
         entry: &Entry,
     ) -> Result<(), (Vec<u8>, Errno)> {
         let default_acl = entry.xattrs.iter().find(|(name, _)| name == DEFAULT_ACL).map(|(_, value)| value.clone());
-        let waiting = Waiting { path, mode, default_acl, modified: entry.modified };
+        let identity = (stat.st_dev, stat.st_ino);
+        let waiting = Waiting { path, identity, mode, default_acl, modified: entry.modified };
         self.bytes += waiting.bytes();
         self.waiting.push(waiting);
         if self.bytes <= WAITING_MAX_BYTES {
@@ -76,6 +80,10 @@ impl Directories {
 }
 
 fn apply_one(fd: &OwnedFd, dir: &Waiting) -> Result<(), Errno> {
+    let stat = fstat(fd)?;
+    if (stat.st_dev, stat.st_ino) != dir.identity {
+        return Ok(());
+    }
     if let Some(acl) = &dir.default_acl {
         set_default_acl(fd, acl)?;
     }
