@@ -57,7 +57,7 @@ impl FromStr for Source {
     fn from_str(text: &str) -> Result<Self, ImageError> {
         let refused = |reason: String| ImageError::Source { text: text.to_owned(), reason };
         if let Some(reference) = OciReference::parse(text) {
-            return reference.map(Self::Oci).map_err(refused);
+            return reference.map(Self::Oci).map_err(|reason| ImageError::Source { text: without_login(text), reason });
         }
         let Some((scheme, rest)) = text.split_once("://") else {
             if text.is_empty() {
@@ -99,6 +99,14 @@ pub(super) fn shown(url: &Url) -> String {
     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
     let query = if url.query().is_some() { "?…" } else { "" };
     format!("{}://{}{port}{}{query}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
+}
+
+/// A text that is no URL, for people: what may be a password is left out.
+fn without_login(text: &str) -> String {
+    match (text.split_once("://"), text.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://…@{rest}"),
+        _ => text.to_owned(),
+    }
 }
 
 pub(super) fn percent_decoded(text: &str) -> String {
@@ -155,5 +163,7 @@ mod tests {
         let err = "docker://10.0.0.1/a".parse::<Source>().unwrap_err().to_string();
         assert!(err.contains("docker"), "{err}");
         assert!("file://relative/path".parse::<Source>().is_err());
+        let err = "oci://robot:s3cret/x@10.0.0.1/Bad".parse::<Source>().unwrap_err().to_string();
+        assert!(err.starts_with("oci://…@10.0.0.1/Bad is no image source") && !err.contains("s3cret"), "{err}");
     }
 }

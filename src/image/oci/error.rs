@@ -20,8 +20,8 @@ pub enum OciError {
     WeakDigest { digest: Digest },
     #[error("{what} has a bad digest")]
     BadDigest { what: String, source: DigestError },
-    #[error("{what} does not have the content it should have: expected {expected}, found {found} over {bytes} bytes")]
-    WrongContent { what: String, expected: Digest, found: Digest, bytes: usize },
+    #[error("{what} does not have the content it should have: expected {expected}, found {found}")]
+    WrongContent { what: String, expected: Digest, found: Digest },
     #[error("{what} is {found} bytes long, expected {expected}")]
     WrongLength { what: String, expected: u64, found: u64 },
     #[error("{what} is larger than {limit} bytes")]

@@ -230,8 +230,7 @@ impl Search<'_> {
         if found == *expected {
             return Ok(());
         }
-        let (what, expected, bytes) = (what.to_owned(), expected.clone(), content.len());
-        Err(self.fault(OciError::WrongContent { what, expected, found, bytes }))
+        Err(self.fault(OciError::WrongContent { what: what.to_owned(), expected: expected.clone(), found }))
     }
 
     fn missing(&self, name: &str) -> ImageError {
