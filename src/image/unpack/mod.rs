@@ -63,7 +63,6 @@ pub(super) struct Manner {
 /// A tree that an archive is unpacked into.
 pub(super) struct Unpacker {
     target: PathBuf,
-    user_mode: bool,
     manner: Manner,
     counters: Arc<Counters>,
     /// What was below the target at the start.

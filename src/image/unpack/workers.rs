@@ -150,7 +150,7 @@ impl Workers {
 
     /// Waits until no file is being made at all.
     pub(super) fn wait_until_idle(&self) -> Result<(), Gone> {
-        self.shared.wait_while(|state| !state.places.is_empty()).map(drop)
+        self.shared.wait_for(Awaited::End).map(drop)
     }
 
     /// Waits until every file is complete, or was given up after a failure, which is told once.
