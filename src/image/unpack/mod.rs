@@ -128,6 +128,9 @@ fn read_failed(image: &str, err: ReadError) -> Stop {
     }
 }
 
+/// A directory, and a name in it.
+type Located = (Arc<Dir>, Vec<u8>);
+
 /// Why the reader stopped at an entry.
 enum Halt {
     Fault(Fault),
@@ -362,7 +365,7 @@ impl Writer {
     }
 
     /// The directory of an entry, made if need be, and its name there; `None` for the root.
-    fn locate(&mut self, entry: &Entry) -> Result<Option<(Arc<Dir>, Vec<u8>)>, Fault> {
+    fn locate(&mut self, entry: &Entry) -> Result<Option<Located>, Fault> {
         let names = components(&entry.path).map_err(Fault::Refused)?;
         let Some((name, parents)) = names.split_last() else { return Ok(None) };
         let dir = self.tree.directory(parents).map_err(failed("making the directories above"))?;

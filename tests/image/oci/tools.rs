@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use drophammer::image::DigestRule;
+use drophammer::image::{DigestRule, Options, Source, Unobserved, Verify, unpack};
 
 use super::made::unpack_source;
-use crate::support::{Facts, assert_same, facts, make_tree, run, text};
+use crate::support::{Facts, assert_same, block_on, facts, make_tree, options, run, text};
 
 /// Three layers: everything there is; changes of all kinds to it; and changes to those.
 const MAKE: &str = r#"
@@ -41,9 +41,9 @@ rm -rf three
 umoci unpack --image image:three bundle
 "#;
 
-/// What all tests compare with. Made once, and left to the system's cleaning of temporary files when the process ends.
+/// What all tests compare with. Made once, in a place that the next run uses again.
 pub struct Made {
-    temp: tempfile::TempDir,
+    dir: PathBuf,
     pub expected: std::collections::BTreeMap<std::ffi::OsString, Facts>,
     /// Of the manifest.
     pub digest: String,
@@ -51,7 +51,7 @@ pub struct Made {
 
 impl Made {
     pub fn path(&self, name: &str) -> PathBuf {
-        self.temp.path().join(name)
+        self.dir.join(name)
     }
 
     pub fn image(&self) -> String {
@@ -62,14 +62,15 @@ impl Made {
 pub fn made() -> &'static Made {
     static MADE: OnceLock<Made> = OnceLock::new();
     MADE.get_or_init(|| {
-        let temp = tempfile::tempdir().unwrap();
-        std::fs::create_dir(temp.path().join("tree")).unwrap();
-        make_tree(&temp.path().join("tree"));
-        run("sh", &["-c", MAKE, "sh", text(temp.path())]);
-        let expected = facts(&temp.path().join("bundle/rootfs"));
-        let image = format!("oci:{}:three", text(&temp.path().join("image")));
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("oci");
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(dir.join("tree")).unwrap();
+        make_tree(&dir.join("tree"));
+        run("sh", &["-c", MAKE, "sh", text(&dir)]);
+        let expected = facts(&dir.join("bundle/rootfs"));
+        let image = format!("oci:{}:three", text(&dir.join("image")));
         let digest = skopeo(&["inspect", "--format", "{{.Digest}}", &image]);
-        Made { temp, expected, digest: digest.trim().to_owned() }
+        Made { dir, expected, digest: digest.trim().to_owned() }
     })
 }
 
@@ -96,6 +97,20 @@ fn assert_unpacks(source: &str, rule: DigestRule, compression: &str) {
 fn a_layout_of_umoci_is_unpacked_as_umoci_does() {
     let digest = made().digest.parse().unwrap();
     assert_unpacks(&made().image(), DigestRule::Given(digest), "gzip");
+}
+
+#[test]
+fn of_all_layers_what_is_left_of_them_reads_back() {
+    let temp = tempfile::tempdir().unwrap();
+    let target = target(temp.path());
+    let options = Options { verify: Verify::Full, ..options(DigestRule::AllowMissing) };
+    let source: Source = made().image().parse().unwrap();
+    let report = block_on(unpack(&source, &target, &options, &Unobserved)).unwrap();
+    // some 300 files of the second layer were replaced or removed by the third
+    let files = run("sh", &["-c", "find $0 -type f | wc -l", text(&target)]);
+    let files: u64 = String::from_utf8(files).unwrap().trim().parse().unwrap();
+    assert!(report.read_back > 0 && report.read_back <= files, "{report:?}, {files} files");
+    assert_same(&made().expected, &facts(&target));
 }
 
 #[test]
