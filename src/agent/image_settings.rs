@@ -11,7 +11,7 @@ use crate::api::image_places::{HttpProxy, Mirror, ProxyRule};
 use crate::api::metal_config::MetalConfig;
 use crate::api::rest::Image;
 use crate::config::cmdline::Cmdline;
-use crate::image::{DigestRule, Source};
+use crate::image::{DigestRule, Source, Verify};
 
 /// What the operator wants of images.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +23,7 @@ pub(crate) struct ImageSettings {
     pub proxy: Option<ProxyRule>,
     /// An image without digest is installed, with a warning.
     pub digest_is_optional: bool,
+    pub verify: Verify,
     /// What was left out, and why.
     pub warnings: Vec<String>,
 }
@@ -61,7 +62,16 @@ impl ImageSettings {
             }
         };
         let proxy = proxy.map(|proxy| ProxyRule { proxy, except });
-        Ok(Self { mirrors, keys, proxy, digest_is_optional, warnings })
+        let verify = match cmdline.image_verify() {
+            None | Some("sample") => Verify::Sample,
+            Some("full") => Verify::Full,
+            Some(word) => {
+                let key = "drophammer.image_verify";
+                warnings.push(format!("{key}: expected sample or full, found {word:?}; all is read back"));
+                Verify::Full
+            }
+        };
+        Ok(Self { mirrors, keys, proxy, digest_is_optional, verify, warnings })
     }
 
     /// Where to ask for the image, in order: at the mirrors, and last at its own URL.
@@ -135,6 +145,15 @@ mod tests {
             assert_eq!(settings, ImageSettings::default());
             assert_eq!(settings.digest_rule(&image("http://10.0.0.1/img")).unwrap(), DigestRule::Sidecar);
         }
+    }
+
+    #[test]
+    fn all_is_read_back_where_that_is_wanted_or_might_be() {
+        let verify = |word: &str| parse(word, "{}").unwrap();
+        assert_eq!(verify("drophammer.image_verify=full").verify, Verify::Full);
+        assert_eq!(verify("drophammer.image_verify=sample").verify, Verify::Sample);
+        let odd = verify("drophammer.image_verify=all");
+        assert_eq!((odd.verify, odd.warnings.len()), (Verify::Full, 1));
     }
 
     #[test]

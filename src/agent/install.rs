@@ -174,7 +174,8 @@ impl Installation<'_> {
         let digest = settings.digest_rule(image)?;
         let (resolver, ca) = (self.session.resolver.clone(), self.session.config.ca_cert.as_deref());
         let http = image_http_client(resolver, ca, settings.proxy.as_ref())?;
-        Ok((source, Options { keys: settings.keys, mirrors, http: Some(http), ..Options::new(digest) }))
+        let (keys, verify) = (settings.keys, settings.verify);
+        Ok((source, Options { keys, verify, mirrors, http: Some(http), ..Options::new(digest) }))
     }
 
     async fn unpack_image(&self) -> Result<()> {

@@ -25,6 +25,9 @@ const UPLOAD_PREFIX: &str = ".upload-";
 pub(crate) const SIGNATURE_SUFFIX: &str = ".minisig";
 const SIGNATURE_MAX_BYTES: usize = 8 << 10;
 
+/// Where an agent can get images from. The last is a registry by plain HTTP.
+const URL_BEGINNINGS: [&str; 4] = ["http://", "https://", "oci://", "oci+http://"];
+
 /// The image of that id; an id without patch is the newest image of its minor version.
 pub fn resolve(tx: &Tx<'_>, id: &str) -> Result<Option<Image>, Refusal> {
     if let Some(image) = tx.get(id)? {
@@ -63,8 +66,9 @@ pub fn complete(mut image: Image) -> Result<Image, Refusal> {
     if let Some(digest) = &image.digest {
         check_digest(digest)?;
     }
-    if !image.url.starts_with("http://") && !image.url.starts_with("https://") {
-        return Err(Refusal::BadRequest(format!("url: expected an http or https URL, found {:?}", image.url)));
+    if !URL_BEGINNINGS.iter().any(|beginning| image.url.starts_with(beginning)) {
+        let known = "an http or https URL, or oci://REGISTRY/NAME";
+        return Err(Refusal::BadRequest(format!("url: expected {known}, found {:?}", image.url)));
     }
     if image.classification.is_empty() {
         image.classification = "supported".to_owned();
@@ -376,7 +380,11 @@ mod tests {
         {
             assert!(with(bad).is_err(), "{bad}");
         }
-        let error = complete(Image { url: "/img.tar".into(), ..image("debian-12.0.1") }).unwrap_err().to_string();
-        assert!(error.starts_with("url: expected"), "{error}");
+        let at = |url: &str| complete(Image { url: url.into(), ..image("debian-12.0.1") });
+        assert!(at("oci://10.0.0.1/os/debian:12").is_ok());
+        for bad in ["/img.tar", "oci:/srv/image", "file:///img.tar"] {
+            let error = at(bad).unwrap_err().to_string();
+            assert!(error.starts_with("url: expected"), "{error}");
+        }
     }
 }

@@ -94,6 +94,11 @@ impl Cmdline {
         self.get("drophammer.image_digest")
     }
 
+    /// `drophammer.image_verify=sample|full`, as it stands: how much of an image is read back from the disk.
+    pub fn image_verify(&self) -> Option<&str> {
+        self.get("drophammer.image_verify")
+    }
+
     /// `drophammer.proxy=URL`, as it stands: the proxy for images. May hold a password.
     pub fn proxy(&self) -> Option<&str> {
         self.get("drophammer.proxy")

@@ -28,7 +28,8 @@ pub enum Format {
 /// Unpack an archive into a directory.
 #[derive(Clone, Debug, Args)]
 pub struct UnpackArgs {
-    /// File or http(s) URL of a tar archive, compressed with lz4, zstd, gzip, xz or not at all
+    /// File or http(s) URL of a tar archive, compressed with lz4, zstd, gzip, xz or not at all; or an OCI image:
+    /// oci://HOST/NAME:TAG@DIGEST in a registry (oci+http:// without TLS), oci:DIR[:TAG], oci-archive:FILE[:TAG]
     source: Source,
     /// Existing directory; files in the way are replaced
     dir: PathBuf,
@@ -72,7 +73,8 @@ pub struct WriteArgs {
 
 #[derive(Clone, Debug, Args)]
 struct DigestArgs {
-    /// md5:, sha256: or sha512: and hexadecimal digits; default: that of the checksum file beside the source
+    /// md5:, sha256: or sha512: and hexadecimal digits, of an OCI image those of its manifest; default: that of the
+    /// checksum file beside the source, or in the reference
     #[arg(long, value_name = "ALG:HEX", conflicts_with = "no_digest")]
     digest: Option<Digest>,
     /// Take the image even if there is no digest for it

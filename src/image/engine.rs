@@ -7,20 +7,22 @@ use std::time::Instant;
 
 use reqwest::{Client, Url};
 
+use super::decompress::Compression;
 use super::digest::Digest;
 use super::error::ImageError;
-use super::expected::find_expected;
+use super::expected::{Expected, find_expected};
 use super::fetch::Stop;
 use super::memory::MemoryLimit;
+use super::oci::{OciImage, find_layers};
 use super::pipeline::{Clocks, Part, Sink, stream};
 use super::places::Places;
 use super::queue::QueueReader;
 use super::raw;
 use super::report::{Counters, Meter, Observer, Report, Step, read_peak_rss};
 use super::retry::Retry;
-use super::signature::Signed;
+use super::signature::{Signature, Signed, refuse_if_keys};
 use super::source::Source;
-use super::unpack::Unpacker;
+use super::unpack::{Manner, Unpacker};
 use crate::api::image_key::ImageKey;
 
 /// What an image is checked against.
@@ -81,11 +83,11 @@ impl Options {
     }
 }
 
-/// Unpacks the archive at `source` below `target`, which must exist.
+/// Unpacks the archive at `source` below `target`, which must exist; of an OCI image all layers, one upon the other.
 ///
 /// Files that are in the way are replaced, other files stay. An image that changes while it is fetched, or that a
-/// mirror has damaged, is begun anew if there were no files below `target`. On any error `target` holds a part of the image, and
-/// the caller must see to it that nobody uses it. Dropping the future stops the work soon, not at once: the threads
+/// mirror has damaged, is begun anew if there were no files below `target`. On any error `target` holds a part of the
+/// image, and the caller must see to it that nobody uses it. Dropping the future stops the work soon, not at once: the threads
 /// notice at their next chunk. Needs a tokio runtime with time and IO enabled.
 pub async fn unpack(
     source: &Source,
@@ -94,7 +96,9 @@ pub async fn unpack(
     observer: &(dyn Observer + Send + Sync),
 ) -> Result<Report, ImageError> {
     let counters = Arc::new(Counters::new());
-    let sink = Unpacker::open(target, options.user_mode, options.verify, &counters)?;
+    let layered = matches!(source, Source::Oci(_));
+    let manner = Manner { user_mode: options.user_mode, verify: options.verify, layered };
+    let sink = Unpacker::open(target, manner, &counters)?;
     install(source, options, observer, &counters, sink).await
 }
 
@@ -106,6 +110,10 @@ pub async fn write_raw(
     options: &Options,
     observer: &(dyn Observer + Send + Sync),
 ) -> Result<Report, ImageError> {
+    if matches!(source, Source::Oci(_)) {
+        let reason = "an OCI image holds files, not a disk: `drophammer unpack` is for it".to_owned();
+        return Err(ImageError::Source { text: source.to_string(), reason });
+    }
     let counters = Arc::new(Counters::new());
     let sink =
         RawSink { target: target.to_owned(), counters: Arc::clone(&counters), grow: options.grow, written: None };
@@ -149,16 +157,13 @@ async fn install<S: Sink>(
     let places = Arc::new(Places::new(source, &options.mirrors)?);
     let mut starts = 1;
     let mut digest_before = None;
-    let (sink, compression, part) = loop {
-        let expected = find_expected(&places, options, digest_before, counters).await?;
-        let source = places.current().clone();
-        let digest = expected.digest.as_ref().map(Digest::to_string);
-        tracing::info!(image = %source, digest, signed = expected.signature.is_some(), "fetching image");
-        let part =
-            Part { source, places: Arc::clone(&places), expected: expected.digest, signature: expected.signature };
-        let streamed = stream(&part, sink, options, &clocks, counters);
+    let (sink, compression, plan) = loop {
+        let plan = plan(source, &places, options, digest_before, counters).await?;
+        let (digest, layers) = (plan.digest.as_ref().map(Digest::to_string), plan.parts.len());
+        tracing::info!(image = %places.current(), digest, layers, signed = plan.signature.is_some(), "fetching image");
+        let streamed = stream_all(&plan.parts, sink, options, &clocks, counters);
         let (back, failed) = match observed(streamed, observer, &mut meter, counters, Step::Streaming).await {
-            (Some(sink), Ok(compression)) => break (sink, compression, part),
+            (Some(sink), Ok(compression)) => break (sink, compression, plan),
             (Some(back), Err(failed)) => (back, failed),
             (None, Err(err)) => return Err(err),
             (None, Ok(_)) => return Err(ImageError::StageDied { stage: "write" }),
@@ -166,13 +171,12 @@ async fn install<S: Sink>(
         let reason = places.begin_anew(failed)?;
         counters.warn(format!("{reason}: starting over, from {}", places.current()));
         sink = start_over(back, reason).await.map_err(|err| places.all_failed(err))?;
-        digest_before = part.expected;
+        digest_before = plan.digest;
         starts += 1;
         counters.start_over();
         meter = Meter::new(Instant::now());
     };
-    let signature = part.signature.as_ref().map(Signed::shown);
-    if let Some(signature) = &signature {
+    if let Some(signature) = &plan.signature {
         tracing::info!(key = signature.key, trusted_comment = ?signature.trusted_comment, "the signature holds");
     }
 
@@ -186,12 +190,12 @@ async fn install<S: Sink>(
         bytes_out: Counters::get(&counters.bytes_out),
         files: Counters::get(&counters.files),
         seconds: start.elapsed().as_secs_f64(),
-        compression: compression.as_str(),
+        compression,
         busy: clocks.busy(),
         retries: Counters::get(&counters.retries),
         starts,
-        digest: part.expected,
-        signature,
+        digest: plan.digest,
+        signature: plan.signature,
         places: places.served(),
         read_back,
         bytes_zeroed: Counters::get(&counters.bytes_zeroed),
@@ -209,6 +213,70 @@ async fn install<S: Sink>(
         "image is on the disk"
     );
     Ok(report)
+}
+
+/// What is fetched, in order, and the digest that vouches for all of it.
+struct Plan {
+    parts: Vec<Part>,
+    digest: Option<Digest>,
+    signature: Option<Signature>,
+}
+
+/// `before` is a digest that was found at a place which has failed since.
+async fn plan(
+    source: &Source,
+    places: &Arc<Places>,
+    options: &Options,
+    before: Option<Digest>,
+    counters: &Counters,
+) -> Result<Plan, ImageError> {
+    let Source::Oci(reference) = source else {
+        let Expected { digest, signature } = find_expected(places, options, before, counters).await?;
+        let shown = signature.as_ref().map(Signed::shown);
+        let (source, expected) = (places.current().clone(), digest.clone());
+        let part = Part { source, places: Arc::clone(places), expected, signature, layer: None };
+        return Ok(Plan { parts: vec![part], digest, signature: shown });
+    };
+    refuse_if_keys(&options.keys, &source.to_string(), "OCI images")?;
+    places.serves(0);
+    let OciImage { layers, digest } = find_layers(reference, options, counters).await?;
+    counters.set_whole(layers.iter().map(|layer| layer.bytes).fold(0, u64::saturating_add));
+    let part = |layer: super::oci::Layer| Part {
+        source: source.clone(),
+        places: Arc::clone(places),
+        expected: Some(layer.digest.clone()),
+        signature: None,
+        layer: Some(layer),
+    };
+    Ok(Plan { parts: layers.into_iter().map(part).collect(), digest, signature: None })
+}
+
+/// Brings all parts into the sink, one after the other. Tells how they were compressed.
+async fn stream_all<S: Sink>(
+    parts: &[Part],
+    mut sink: S,
+    options: &Options,
+    clocks: &Clocks,
+    counters: &Arc<Counters>,
+) -> (Option<S>, Result<&'static str, ImageError>) {
+    let mut compression = None;
+    for part in parts {
+        let (back, streamed) = stream(part, sink, options, clocks, counters).await;
+        let found = match (streamed, &part.layer) {
+            (Ok(found), _) => found,
+            (Err(changed @ ImageError::Changed { .. }), _) => return (back, Err(changed)),
+            (Err(err), Some(layer)) => return (back, Err(layer.locate(err))),
+            (Err(err), None) => return (back, Err(err)),
+        };
+        let Some(back) = back else { return (None, Err(ImageError::StageDied { stage: "write" })) };
+        sink = back;
+        compression = match compression {
+            None => Some(found.as_str()),
+            Some(before) if before == found.as_str() => Some(before),
+            Some(_) => Some("several"),
+        };
+    }
+    (Some(sink), Ok(compression.unwrap_or(Compression::None.as_str())))
 }
 
 async fn start_over<S: Sink>(mut sink: S, reason: ImageError) -> Result<S, ImageError> {

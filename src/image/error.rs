@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::digest::Digest;
+use super::oci::OciError;
 use super::signature::SignatureError;
 use super::tar::TarError;
 use crate::api::image_key::KeyId;
@@ -82,6 +83,20 @@ pub enum ImageError {
         "{image}: signatures of {kind} are not supported, and keys are configured that an image must be signed with"
     )]
     NotSignable { image: String, kind: &'static str },
+
+    #[error("{image}")]
+    Oci { image: String, source: OciError },
+
+    /// Something in a layer of an OCI image.
+    #[error("layer {number} of {count}, {digest}")]
+    Layer { number: usize, count: usize, digest: Digest, source: Box<ImageError> },
+
+    #[error(
+        "{image} is an archive of a container image, its first entry is {entry:?}: unpacked it would be no system. \
+         As oci-archive:FILE an OCI image in a tar file is installed, as oci://HOST/NAME one in a registry; \
+         `skopeo copy docker-archive:FILE oci-archive:FILE` makes one of Docker's"
+    )]
+    ContainerArchive { image: String, entry: String },
 
     #[error("{image} is not an archive: starts with {start}")]
     NotAnArchive { image: String, start: String },

@@ -132,5 +132,7 @@ async fn read_beside(source: &Source, options: &Options) -> Result<Option<String
             Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(ImageError::ReadFile { path: path.clone(), offset: 0, source }),
         },
+        // its digest is in its reference
+        Source::Oci(_) => Ok(None),
     }
 }

@@ -5,13 +5,14 @@ use std::io;
 use std::time::Duration;
 
 use reqwest::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_RANGE,
-    LAST_MODIFIED, RANGE,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue,
+    IF_RANGE, LAST_MODIFIED, RANGE, WWW_AUTHENTICATE,
 };
 use reqwest::{Client, Response, StatusCode, Url};
 
 use super::error::ImageError;
 use super::fetch::{Chunker, Stop};
+use super::oci::{OciError, Registry};
 use super::places::Places;
 use super::queue::Sender;
 use super::report::Counters;
@@ -58,10 +59,12 @@ async fn fetch_from_any(
     loop {
         let url = places.left().into_iter().find_map(|(place, source)| match source {
             Source::Url(url) => Some((place, url)),
-            Source::File(_) => None,
+            Source::File(_) | Source::Oci(_) => None,
         });
         let Some((place, url)) = url else { return Err(last.unwrap_or(Stop::Gone)) };
-        let mut fetch = Fetch { client, places, place, url, retry, counters, offset, total, identity: None };
+        let serving = Some((places, place));
+        let (bytes, registry, identity) = (None, None, None);
+        let mut fetch = Fetch { client, serving, url, bytes, registry, retry, counters, offset, total, identity };
         let fetched = fetch.run(&mut chunks).await;
         (offset, total) = (fetch.offset, fetch.total);
         match fetched {
@@ -79,6 +82,50 @@ async fn fetch_from_any(
                 last = Some(error.into());
             }
         }
+    }
+}
+
+/// A layer of an OCI image.
+#[derive(Clone, Copy)]
+pub(super) struct LayerRequest<'a> {
+    pub(super) url: &'a Url,
+    /// Length that it must have.
+    pub(super) bytes: u64,
+    /// Knows how to be let in by the server.
+    pub(super) registry: &'a Registry,
+}
+
+/// Fetches all of a layer into the queue.
+pub(super) async fn fetch_layer(
+    client: &Client,
+    request: LayerRequest<'_>,
+    retry: Retry,
+    counters: &Counters,
+    sender: Sender,
+) -> Result<(), Stop> {
+    let closed = sender.closed();
+    let mut chunks = Chunker::new(sender, counters);
+    let LayerRequest { url, bytes, registry } = request;
+    let mut fetch = Fetch {
+        client,
+        serving: None,
+        url,
+        bytes: Some(bytes),
+        registry: Some(registry),
+        retry,
+        counters,
+        offset: 0,
+        total: None,
+        identity: None,
+    };
+    let fetched = async {
+        fetch.run(&mut chunks).await?;
+        Ok(chunks.end().await?)
+    };
+    // as for an image
+    tokio::select! {
+        fetched = fetched => fetched,
+        () = closed => Err(Stop::Gone),
     }
 }
 
@@ -125,12 +172,84 @@ async fn try_text(client: &Client, url: &Url, limit: usize, stall: Duration) -> 
     Ok(Some(String::from_utf8_lossy(&text).into_owned()))
 }
 
+/// A small document, and what its server must know to give it.
+pub(super) struct Small<'a> {
+    pub(super) url: &'a Url,
+    pub(super) accept: &'static str,
+    pub(super) authorization: Option<HeaderValue>,
+    pub(super) limit: u64,
+}
+
+/// What a server says when asked for a small document.
+pub(super) enum Answer {
+    Content(Vec<u8>),
+    /// Longer than the limit.
+    TooLarge,
+    Missing,
+    /// It wants to know who asks: its `WWW-Authenticate` headers.
+    Challenge(Vec<String>),
+}
+
+/// Fetches a small document, trying again as for images.
+pub(super) async fn fetch_small(client: &Client, small: &Small<'_>, retry: Retry) -> Result<Answer, ImageError> {
+    let mut failed = 0;
+    let mut history = History::default();
+    loop {
+        let last = match try_small(client, small, retry.stall).await {
+            Ok(answer) => return Ok(answer),
+            Err(Broken::Final(err)) => return Err(err),
+            Err(Broken::Retry(reason)) => reason,
+        };
+        failed += 1;
+        history.note(0, &last.to_string());
+        if failed >= retry.tries || last.is_final() {
+            return Err(last.into_error(small.url, 0, None, failed, &history));
+        }
+        pause(&retry, failed, small.url, 0, &last).await;
+    }
+}
+
+async fn try_small(client: &Client, small: &Small<'_>, stall: Duration) -> Result<Answer, Broken> {
+    let request = client.get(small.url.clone()).header(ACCEPT, small.accept).header(ACCEPT_ENCODING, "identity");
+    let request = match &small.authorization {
+        Some(value) => request.header(AUTHORIZATION, value),
+        None => request,
+    };
+    let mut response = within(stall, request.send()).await?;
+    if let Some(challenges) = challenges(&response, small.url) {
+        return Ok(Answer::Challenge(challenges));
+    }
+    if response.status() == StatusCode::NOT_FOUND {
+        return Ok(Answer::Missing);
+    }
+    check_status(&response, small.url, 0)?;
+    let mut content = Vec::new();
+    while let Some(chunk) = within(stall, response.chunk()).await? {
+        content.extend_from_slice(&chunk);
+        if content.len() as u64 > small.limit {
+            return Ok(Answer::TooLarge);
+        }
+    }
+    Ok(Answer::Content(content))
+}
+
+/// What the server asks for, if it wants to know who we are. A server that it sent us to may not ask.
+fn challenges(response: &Response, url: &Url) -> Option<Vec<String>> {
+    let asks = response.status() == StatusCode::UNAUTHORIZED && response.url().origin() == url.origin();
+    asks.then(|| {
+        let values = response.headers().get_all(WWW_AUTHENTICATE).iter();
+        values.filter_map(|value| Some(value.to_str().ok()?.to_owned())).collect()
+    })
+}
+
 struct Fetch<'a> {
     client: &'a Client,
-    places: &'a Places,
-    /// Index of this place.
-    place: usize,
+    /// The image's places, and which of them this is.
+    serving: Option<(&'a Places, usize)>,
     url: &'a Url,
+    /// Length that it must have, if that is known.
+    bytes: Option<u64>,
+    registry: Option<&'a Registry>,
     retry: Retry,
     counters: &'a Counters,
     /// Bytes we have, also from places before this one.
@@ -169,15 +288,23 @@ impl Fetch<'_> {
     /// One connection. `Ok` when the image is complete.
     async fn attempt(&mut self, chunks: &mut Chunker<'_>) -> Result<(), AttemptEnd> {
         let mut response = within(self.retry.stall, self.request().send()).await?;
+        // what let us in before may be out of date
+        if let (Some(registry), Some(challenges)) = (self.registry, challenges(&response, self.url)) {
+            registry.authorize(&challenges).await.map_err(Broken::Final)?;
+            response = within(self.retry.stall, self.request().send()).await?;
+        }
         let mut skip = self.accept(&response)?;
         while let Some(chunk) = within(self.retry.stall, response.chunk()).await? {
             let skipped = skip.min(chunk.len() as u64);
             skip -= skipped;
             let fresh = chunk.get(usize::try_from(skipped).unwrap_or(usize::MAX)..).unwrap_or_default();
-            if !fresh.is_empty() {
-                self.places.serves(self.place);
+            if let (Some((places, place)), false) = (self.serving, fresh.is_empty()) {
+                places.serves(place);
             }
             self.offset += fresh.len() as u64;
+            if self.total.is_some_and(|total| self.offset > total) {
+                break;
+            }
             chunks.push(fresh).await.map_err(|gone| AttemptEnd::Stop(gone.into()))?;
         }
         match self.total {
@@ -193,6 +320,10 @@ impl Fetch<'_> {
     fn request(&self) -> reqwest::RequestBuilder {
         // the bytes as they lie on the server: the digest is over those
         let request = self.client.get(self.url.clone()).header(ACCEPT_ENCODING, "identity");
+        let request = match self.registry.and_then(Registry::authorization) {
+            Some(value) => request.header(AUTHORIZATION, value),
+            None => request,
+        };
         if self.offset == 0 {
             return request;
         }
@@ -216,9 +347,16 @@ impl Fetch<'_> {
             _ => (0, response.content_length()),
         };
         if self.offset == 0 {
+            if let (Some(expected), Some(found)) = (self.bytes, total)
+                && expected != found
+            {
+                let (image, what) = (shown(self.url), "the layer".to_owned());
+                let source = OciError::WrongLength { what, expected, found };
+                return Err(Broken::Final(ImageError::Oci { image, source }));
+            }
             self.identity = Some(identity);
-            self.total = total;
-            self.counters.set_total(total);
+            self.total = total.or(self.bytes);
+            self.counters.set_total(self.total);
             return Ok(0);
         }
         if let Some((what, expected, found)) = self.identity.as_ref().and_then(|before| before.difference(&identity)) {
@@ -394,10 +532,12 @@ fn check_status(response: &Response, url: &Url, offset: u64) -> Result<(), Broke
     }
 }
 
-/// Bytes that were compressed on the way are not the file that the digest is of.
+/// Bytes that were compressed on the way are not the file that the digest is of. Some servers tell the compression of
+/// the file itself in this way, by its name.
 fn check_encoding(response: &Response, url: &Url, offset: u64) -> Result<(), Broken> {
+    let is_own = [".gz", ".tgz", ".xz", ".txz", ".zst", ".tzst", ".lz4"].iter().any(|end| url.path().ends_with(end));
     match header_text(response.headers(), &CONTENT_ENCODING) {
-        Some(coding) if !coding.eq_ignore_ascii_case("identity") => Err(Broken::Final(ImageError::Answer {
+        Some(coding) if !coding.eq_ignore_ascii_case("identity") && !is_own => Err(Broken::Final(ImageError::Answer {
             url: shown(url),
             offset,
             reason: format!(

@@ -3,7 +3,7 @@
 //! An image goes from its source to the disk in one pass: [`unpack`] for archives, [`write_raw`] for disk images.
 //! Fetching, hashing, decompressing and writing run side by side; memory is a few MiB of queues and the decoder's
 //! window, which has a limit ([`MemoryLimit`]), however large the image. Names of files and compressions are never
-//! believed, contents are.
+//! believed, contents are. An OCI image is several archives, one above the other (`oci`).
 //!
 //! It may have several places (`places`), and is held against what it must be (`expected`): a digest, and a signature
 //! (`signature`) where keys are configured.
@@ -18,6 +18,7 @@ mod expected;
 mod fetch;
 mod http;
 mod memory;
+mod oci;
 mod pipeline;
 mod places;
 mod queue;
@@ -37,6 +38,7 @@ pub use digest::{Algorithm, Digest, DigestError};
 pub use engine::{DigestRule, Options, Verify, unpack, write_raw};
 pub use error::ImageError;
 pub use memory::MemoryLimit;
+pub use oci::{OciDocument, OciError, OciReference, parse_oci_manifest};
 pub use report::{BusyShares, Grown, Observer, Progress, Report, Step, Unobserved};
 pub use retry::Retry;
 pub use sidecar::parse_sidecar;

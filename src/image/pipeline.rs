@@ -15,6 +15,7 @@ use super::engine::{Options, client};
 use super::error::ImageError;
 use super::fetch::{Stop, fetch_file};
 use super::http::fetch_image;
+use super::oci::Layer;
 use super::places::Places;
 use super::queue::{Clock, QueueReader, Receiver, Sender, queue};
 use super::report::{BusyShares, Counters};
@@ -52,6 +53,8 @@ pub(super) struct Part {
     /// `None` only where an image may go without, or has a signature.
     pub(super) expected: Option<Digest>,
     pub(super) signature: Option<Signed>,
+    /// Which layer of the source this is, if it is one.
+    pub(super) layer: Option<Layer>,
 }
 
 impl Part {
@@ -69,9 +72,9 @@ impl Part {
     /// Holds what was found against what it must be.
     fn check(&self, found: &[Digest], bytes: u64, damage: Option<&ImageError>) -> Result<(), ImageError> {
         let damage = || damage.map(|err| with_causes(err));
-        let image = || match self.places.served().as_slice() {
-            [] => self.source.to_string(),
-            served => served.join(" and "),
+        let image = || match (&self.layer, self.places.served().as_slice()) {
+            (Some(_), _) | (None, []) => self.name(),
+            (None, served) => served.join(" and "),
         };
         let of = |algorithm| found.iter().find(|found| found.algorithm() == algorithm);
         if let Some(expected) = &self.expected
@@ -89,6 +92,14 @@ impl Part {
             return Err(ImageError::WrongSignature { image: image(), file, key, bytes, damage: damage() });
         }
         Ok(())
+    }
+
+    /// For people.
+    fn name(&self) -> String {
+        match &self.layer {
+            Some(layer) => format!("{} of {}", layer.digest, self.source),
+            None => self.source.to_string(),
+        }
     }
 }
 
@@ -120,9 +131,10 @@ pub(super) async fn stream<S: Sink>(
     clocks: &Clocks,
     counters: &Arc<Counters>,
 ) -> (Option<S>, Result<Compression, ImageError>) {
+    let bytes_before = Counters::get(&counters.bytes_in);
     let mut stages = Stages::start(part, options, clocks, sink);
     let ends = stages.join(part, options, clocks, counters).await;
-    ends.judge(part, counters)
+    ends.judge(part, Counters::get(&counters.bytes_in).saturating_sub(bytes_before))
 }
 
 type Thread<T> = JoinHandle<T>;
@@ -151,7 +163,7 @@ impl<S: Sink> Stages<S> {
         let (hashed, to_decompress) = queue(HASHED_CHUNKS, &clocks.digest, &clocks.decompress);
         let (decompressed, to_write) = queue(DECOMPRESSED_CHUNKS, &clocks.decompress, &clocks.write);
         let algorithms = part.algorithms();
-        let (image, memory) = (part.source.to_string(), options.memory);
+        let (image, memory) = (part.name(), options.memory);
         let found = Arc::clone(&damage);
         let digest = stage(&clocks.digest, move || stages::hash(to_hash, hashed, &algorithms, &found));
         let (found, name) = (Arc::clone(&damage), image.clone());
@@ -186,13 +198,13 @@ impl<S: Sink> Stages<S> {
 impl<S> Ends<S> {
     /// The one reason, if anything failed. A wrong digest or signature explains damage further on and comes before it; a stage
     /// that only lost its neighbour has no reason of its own.
-    fn judge(self, part: &Part, counters: &Counters) -> (Option<S>, Result<Compression, ImageError>) {
+    fn judge(self, part: &Part, bytes: u64) -> (Option<S>, Result<Compression, ImageError>) {
         let died = |stage| ImageError::StageDied { stage };
         let Ok((sink, written)) = self.write else { return (None, Err(died("write"))) };
         let judged = match (self.digest, self.decompress) {
             (Err(_), _) => Err(died("digest")),
             (_, Err(_)) => Err(died("decompress")),
-            (Ok(digest), Ok(decompress)) => judge(part, counters, self.fetch, digest, decompress, written),
+            (Ok(digest), Ok(decompress)) => judge(part, bytes, self.fetch, digest, decompress, written),
         };
         (Some(sink), judged)
     }
@@ -200,7 +212,7 @@ impl<S> Ends<S> {
 
 fn judge(
     part: &Part,
-    counters: &Counters,
+    bytes: u64,
     fetch: Result<(), Stop>,
     digest: Result<Vec<Digest>, Stop>,
     decompress: Result<Compression, Stop>,
@@ -211,7 +223,7 @@ fn judge(
         _ => None,
     };
     if let Ok(found) = &digest {
-        part.check(found, Counters::get(&counters.bytes_in), failure)?;
+        part.check(found, bytes, failure)?;
     }
     match (decompress, written, fetch, digest) {
         (Err(Stop::Failed(err)), ..) | (_, Err(Stop::Failed(err)), ..) | (_, _, Err(Stop::Failed(err)), _) => Err(err),
@@ -244,12 +256,14 @@ fn with_reader<T>(
 }
 
 async fn fetch(part: &Part, options: &Options, counters: &Arc<Counters>, sender: Sender) -> Result<(), Stop> {
-    match &part.source {
-        source @ Source::Url(_) => {
+    match (&part.source, &part.layer) {
+        (_, Some(layer)) => layer.fetch(counters, sender).await,
+        (Source::Oci(_), None) => Err(Stop::Failed(ImageError::StageDied { stage: "fetch" })),
+        (source @ Source::Url(_), None) => {
             let client = client(source, options)?;
             fetch_image(client, &part.places, part.is_checked(), options.retry, counters, sender).await
         }
-        Source::File(path) => {
+        (Source::File(path), None) => {
             let (path, counters) = (path.clone(), Arc::clone(counters));
             let fetched = tokio::task::spawn_blocking(move || fetch_file(&path, &counters, sender));
             fetched.await.unwrap_or(Err(Stop::Failed(ImageError::StageDied { stage: "fetch" })))

@@ -40,8 +40,8 @@ struct State {
 impl Places {
     /// `source` is asked first. Only an image by HTTP has mirrors.
     pub(super) fn new(source: &Source, mirrors: &[Url]) -> Result<Self, ImageError> {
-        if let (Source::File(_), [_, ..]) = (source, mirrors) {
-            let reason = "it is a file, and only images by http and https have mirrors".to_owned();
+        if let (Source::File(_) | Source::Oci(_), [_, ..]) = (source, mirrors) {
+            let reason = "only images by http and https have mirrors".to_owned();
             return Err(ImageError::Source { text: source.to_string(), reason });
         }
         let mut places = Self { first: source.clone(), mirrors: Vec::new(), state: Mutex::default() };

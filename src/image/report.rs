@@ -1,7 +1,7 @@
 //! What the engine tells while it works and when it is done.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -92,14 +92,14 @@ pub struct Report {
     pub files: u64,
     /// From start until all was on the disk and read back.
     pub seconds: f64,
-    /// `lz4`, `zstd`, `gzip`, `xz` or `none`.
+    /// `lz4`, `zstd`, `gzip`, `xz` or `none`; `several` of layers that differ.
     pub compression: &'static str,
     pub busy: BusyShares,
     /// Connections made again.
     pub retries: u64,
     /// 1, and one more for each time that all was fetched anew: the image changed, or another mirror was asked.
     pub starts: u32,
-    /// The digest that was checked; absent when none was asked for.
+    /// The digest that was checked, of an OCI image that of its manifest; absent when none was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
     /// The signature that was checked; absent when no keys were given.
@@ -126,6 +126,8 @@ pub struct Report {
 pub(super) struct Counters {
     pub(super) bytes_in: AtomicU64,
     total: AtomicU64,
+    /// The total is that of several parts.
+    total_is_whole: AtomicBool,
     pub(super) bytes_out: AtomicU64,
     pub(super) files: AtomicU64,
     pub(super) retries: AtomicU64,
@@ -143,6 +145,7 @@ impl Counters {
         Self {
             bytes_in: AtomicU64::new(0),
             total: AtomicU64::new(NO_TOTAL),
+            total_is_whole: AtomicBool::new(false),
             bytes_out: AtomicU64::new(0),
             files: AtomicU64::new(0),
             retries: AtomicU64::new(0),
@@ -167,8 +170,17 @@ impl Counters {
         }
     }
 
+    /// Bytes of what is being fetched now, unless all parts together are known.
     pub(super) fn set_total(&self, total: Option<u64>) {
-        self.total.store(total.unwrap_or(NO_TOTAL), Ordering::Relaxed);
+        if !self.total_is_whole.load(Ordering::Relaxed) {
+            self.total.store(total.unwrap_or(NO_TOTAL), Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes of all parts together.
+    pub(super) fn set_whole(&self, total: u64) {
+        self.total_is_whole.store(true, Ordering::Relaxed);
+        self.total.store(total, Ordering::Relaxed);
     }
 
     pub(super) fn total(&self) -> Option<u64> {

@@ -1,4 +1,4 @@
-//! Where an image comes from: an HTTP(S) URL or a file.
+//! Where an image comes from: an HTTP(S) URL, a file, or an OCI image somewhere.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use std::str::FromStr;
 use reqwest::Url;
 
 use super::error::ImageError;
+use super::oci::OciReference;
 
 /// An image's place. Its `Display` leaves out user name, password and query, which may hold secrets.
 #[derive(Clone, PartialEq, Eq)]
@@ -14,10 +15,13 @@ pub enum Source {
     /// `http` or `https`.
     Url(Url),
     File(PathBuf),
+    /// An image in layers.
+    Oci(OciReference),
 }
 
 impl Source {
-    /// The same place with `suffix` (`.sha256`) at the end of the path; a query stays where it is.
+    /// The same place with `suffix` (`.sha256`) at the end of the path; a query stays where it is. An OCI image has
+    /// nothing beside it.
     pub fn beside(&self, suffix: &str) -> Self {
         match self {
             Self::Url(url) => {
@@ -31,6 +35,7 @@ impl Source {
                 name.push(suffix);
                 Self::File(PathBuf::from(name))
             }
+            Self::Oci(reference) => Self::Oci(reference.clone()),
         }
     }
 
@@ -41,6 +46,7 @@ impl Source {
                 percent_decoded(url.path_segments().and_then(|mut parts| parts.next_back()).unwrap_or_default())
             }
             Self::File(path) => path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+            Self::Oci(_) => String::new(),
         }
     }
 }
@@ -50,6 +56,9 @@ impl FromStr for Source {
 
     fn from_str(text: &str) -> Result<Self, ImageError> {
         let refused = |reason: String| ImageError::Source { text: text.to_owned(), reason };
+        if let Some(reference) = OciReference::parse(text) {
+            return reference.map(Self::Oci).map_err(|reason| ImageError::Source { text: without_login(text), reason });
+        }
         let Some((scheme, rest)) = text.split_once("://") else {
             if text.is_empty() {
                 return Err(refused("it is empty".to_owned()));
@@ -62,7 +71,9 @@ impl FromStr for Source {
                 path if path.starts_with('/') => Ok(Self::File(Path::new(&percent_decoded(path)).to_owned())),
                 _ => Err(refused("a file URL needs an absolute path".to_owned())),
             },
-            other => Err(refused(format!("scheme {other:?} is not supported, only http, https and file"))),
+            other => {
+                Err(refused(format!("scheme {other:?} is not supported, only http, https, file, oci and oci+http")))
+            }
         }
     }
 }
@@ -72,6 +83,7 @@ impl fmt::Display for Source {
         match self {
             Self::Url(url) => f.write_str(&shown(url)),
             Self::File(path) => path.display().fmt(f),
+            Self::Oci(reference) => reference.fmt(f),
         }
     }
 }
@@ -89,7 +101,15 @@ pub(super) fn shown(url: &Url) -> String {
     format!("{}://{}{port}{}{query}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
 }
 
-fn percent_decoded(text: &str) -> String {
+/// A text that is no URL, for people: what may be a password is left out.
+fn without_login(text: &str) -> String {
+    match (text.split_once("://"), text.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://…@{rest}"),
+        _ => text.to_owned(),
+    }
+}
+
+pub(super) fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
@@ -140,8 +160,10 @@ mod tests {
 
     #[test]
     fn refuses_other_schemes_by_name() {
-        let err = "oci://10.0.0.1/a".parse::<Source>().unwrap_err().to_string();
-        assert!(err.contains("oci"), "{err}");
+        let err = "docker://10.0.0.1/a".parse::<Source>().unwrap_err().to_string();
+        assert!(err.contains("docker"), "{err}");
         assert!("file://relative/path".parse::<Source>().is_err());
+        let err = "oci://robot:s3cret/x@10.0.0.1/Bad".parse::<Source>().unwrap_err().to_string();
+        assert!(err.starts_with("oci://…@10.0.0.1/Bad is no image source") && !err.contains("s3cret"), "{err}");
     }
 }

@@ -10,6 +10,7 @@ mod hostile;
 mod http;
 mod makers;
 mod mirrors;
+mod oci;
 mod order;
 mod proxies;
 mod raw;

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::stat::{Mode, fchmod};
+use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
 
 use super::metadata::set_time;
 use super::tree::Tree;
@@ -13,11 +13,13 @@ use crate::image::tar::Timestamp;
 /// Memory for what waits. A Debian root needs less than 1 MiB.
 const WAITING_MAX_BYTES: usize = 8 << 20;
 /// Of a record beside its path, about.
-const RECORD_BYTES: usize = 64;
+const RECORD_BYTES: usize = 80;
 
 /// What is to be set when a directory is complete.
 struct Waiting {
     path: Vec<u8>,
+    /// `st_dev` and `st_ino`: another directory may come to that path.
+    identity: (u64, u64),
     /// Only without root: a directory that may not be written would keep its own files out.
     mode: Option<u32>,
     modified: Timestamp,
@@ -32,15 +34,18 @@ pub(super) struct Directories {
 }
 
 impl Directories {
+    /// `stat` is what is at `path`, `mode` what it gets at the end, if not now.
     pub(super) fn push(
         &mut self,
         tree: &Tree,
         path: Vec<u8>,
+        stat: &FileStat,
         mode: Option<u32>,
         modified: Timestamp,
     ) -> Result<(), (Vec<u8>, Errno)> {
+        let identity = (stat.st_dev, stat.st_ino);
         self.bytes += path.len() + RECORD_BYTES;
-        self.waiting.push(Waiting { path, mode, modified });
+        self.waiting.push(Waiting { path, identity, mode, modified });
         if self.bytes <= WAITING_MAX_BYTES {
             return Ok(());
         }
@@ -66,6 +71,10 @@ impl Directories {
 }
 
 fn apply_one(fd: &OwnedFd, dir: &Waiting) -> Result<(), Errno> {
+    let stat = fstat(fd)?;
+    if (stat.st_dev, stat.st_ino) != dir.identity {
+        return Ok(());
+    }
     set_time(fd, dir.modified)?;
     match dir.mode {
         Some(mode) => fchmod(fd, Mode::from_bits_truncate(mode)),

@@ -7,13 +7,16 @@ mod before;
 mod directories;
 mod fault;
 mod file;
+mod layers;
 mod metadata;
 mod read_back;
 mod records;
+mod removal;
 mod sample;
 mod tree;
 mod workers;
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -31,10 +34,12 @@ use self::before::Before;
 use self::directories::Directories;
 use self::fault::{Fault, directory_failed, failed};
 use self::file::{Content, FileJob, Making, Piece, kind};
+use self::layers::{Layers, Name, parse_name};
 use self::metadata::Metadata;
 use self::read_back::ReadBack;
+use self::removal::Removal;
 use self::tree::{Dir, Tree, components, reopen};
-use self::workers::Workers;
+use self::workers::{Place, Workers};
 use super::engine::Verify;
 use super::error::ImageError;
 use super::fetch::Stop;
@@ -46,11 +51,19 @@ use super::tar::{Entry, Kind, ReadError, Reader, Segment, TarFault};
 /// Files up to this size are copied out of the stream and sent as a whole; the pieces of longer ones are not copied.
 const WHOLE_MAX_BYTES: u64 = 64 << 10;
 
+/// How archives are unpacked.
+#[derive(Clone, Copy)]
+pub(super) struct Manner {
+    pub(super) user_mode: bool,
+    pub(super) verify: Verify,
+    /// Each that comes is a layer of one image, upon those before it.
+    pub(super) layered: bool,
+}
+
 /// A tree that an archive is unpacked into.
 pub(super) struct Unpacker {
     target: PathBuf,
-    user_mode: bool,
-    verify: Verify,
+    manner: Manner,
     counters: Arc<Counters>,
     /// What was below the target at the start.
     before: Before,
@@ -58,16 +71,11 @@ pub(super) struct Unpacker {
 }
 
 impl Unpacker {
-    pub(super) fn open(
-        target: &Path,
-        user_mode: bool,
-        verify: Verify,
-        counters: &Arc<Counters>,
-    ) -> Result<Self, ImageError> {
+    pub(super) fn open(target: &Path, manner: Manner, counters: &Arc<Counters>) -> Result<Self, ImageError> {
         let failed = |source| ImageError::OpenTarget { path: target.to_owned(), source };
         let before = Before::read(target);
-        let writer = Writer::open(target, user_mode, verify, counters).map_err(failed)?;
-        Ok(Self { target: target.to_owned(), user_mode, verify, counters: Arc::clone(counters), before, writer })
+        let writer = Writer::open(target, manner, counters).map_err(failed)?;
+        Ok(Self { target: target.to_owned(), manner, counters: Arc::clone(counters), before, writer })
     }
 }
 
@@ -80,6 +88,7 @@ impl Sink for Unpacker {
     }
 
     fn settle(self) -> Result<u64, ImageError> {
+        self.writer.warn_of_losses();
         let Writer { tree, mut directories, workers, .. } = self.writer;
         directories.apply(&tree).map_err(|(path, err)| directory_failed(&path, 0, 0, err))?;
         for dir in tree.devices() {
@@ -99,7 +108,7 @@ impl Sink for Unpacker {
         }
         self.before.restore(&self.target)?;
         let failed = |source| ImageError::OpenTarget { path: self.target.clone(), source };
-        self.writer = Writer::open(&self.target, self.user_mode, self.verify, &self.counters).map_err(failed)?;
+        self.writer = Writer::open(&self.target, self.manner, &self.counters).map_err(failed)?;
         Ok(())
     }
 }
@@ -159,13 +168,16 @@ struct Writer {
     directories: Directories,
     workers: Workers,
     user_mode: bool,
+    /// Only of an image that consists of layers.
+    layers: Option<Layers>,
     counters: Arc<Counters>,
     acl_seen: bool,
     devices_skipped: u64,
 }
 
 impl Writer {
-    fn open(target: &Path, user_mode: bool, verify: Verify, counters: &Arc<Counters>) -> std::io::Result<Self> {
+    fn open(target: &Path, manner: Manner, counters: &Arc<Counters>) -> std::io::Result<Self> {
+        let Manner { user_mode, verify, layered } = manner;
         let tree = Tree::open(target)?;
         let read_back = match verify {
             Verify::Sample => ReadBack::of_a_sample(),
@@ -182,6 +194,7 @@ impl Writer {
             directories: Directories::default(),
             workers: Workers::start(making)?,
             user_mode,
+            layers: layered.then(Layers::default),
             counters: Arc::clone(counters),
             acl_seen: false,
             devices_skipped: 0,
@@ -191,8 +204,19 @@ impl Writer {
     /// Reads the archive to the end of its stream.
     fn read(&mut self, image: &str, input: &mut QueueReader) -> Result<(), Stop> {
         let mut reader = Reader::new(input);
-        while let Some(entry) = reader.next_entry().map_err(|err| read_failed(image, err))? {
+        if let Some(layers) = &mut self.layers {
+            layers.begin();
+        }
+        let mut is_first = self.layers.is_none();
+        while let Some(entry) = self.next_entry(&mut reader).map_err(|err| read_failed(image, err))? {
             let (path, offset) = (entry.path.clone(), entry.offset);
+            if is_first && let Some(is_container) = is_container_archive(&path) {
+                is_first = false;
+                if is_container {
+                    let (image, entry) = (image.to_owned(), String::from_utf8_lossy(&path).into_owned());
+                    return Err(ImageError::ContainerArchive { image, entry }.into());
+                }
+            }
             self.write(entry, &mut reader).map_err(|halt| match halt {
                 Halt::Fault(fault) => Stop::Failed(fault.into_error(&path, offset, &self.counters)),
                 Halt::Read(err) => read_failed(image, err),
@@ -203,14 +227,24 @@ impl Writer {
         if other {
             self.counters.warn("there is something behind the archive's end mark; it was not unpacked".to_owned());
         }
-        self.warn_of_losses();
         Ok(())
+    }
+
+    /// A layer may be empty, which an archive that is the whole image may not.
+    fn next_entry(&self, reader: &mut Reader<&mut QueueReader>) -> Result<Option<Entry>, ReadError> {
+        match reader.next_entry() {
+            Err(ReadError::Tar(err)) if self.layers.is_some() && err.fault == TarFault::Empty => Ok(None),
+            read => read,
+        }
     }
 
     fn write(&mut self, entry: Entry, reader: &mut Reader<&mut QueueReader>) -> Result<(), Halt> {
         self.acl_seen |= entry.has_acl;
         if self.workers.making().directories_changed.swap(false, Ordering::SeqCst) {
             self.tree.forget_directories();
+        }
+        if self.layers.is_some() && self.apply_whiteout(&entry)? {
+            return Ok(());
         }
         if entry.kind == Kind::File {
             return self.write_file(entry, reader);
@@ -220,11 +254,67 @@ impl Writer {
         Ok(())
     }
 
+    /// Hides what lower layers brought, if the entry says so; true if it is no file.
+    fn apply_whiteout(&self, entry: &Entry) -> Result<bool, Halt> {
+        let names = components(&entry.path).map_err(Fault::Refused)?;
+        let name = parse_name(&names).map_err(Fault::Refused)?;
+        let Some(layers) = self.layers.as_ref().filter(|_| name != Name::Plain) else { return Ok(false) };
+        let parents = names.split_last().map_or(&[][..], |(_, parents)| parents);
+        if layers.is_lowest() || name == Name::Ignored {
+            return Ok(true);
+        }
+        let own = layers.places().map_err(Fault::Refused)?;
+        if self.leads_through_own_link(parents, own)? {
+            return Ok(true);
+        }
+        let Some(dir) = self.tree.existing(parents).map_err(failed("opening the directory of"))? else {
+            return Ok(true);
+        };
+        // a directory without files must not go while one is being made there
+        self.workers.wait_until_idle()?;
+        let removal = Removal { tree: &self.tree, workers: &self.workers, keep: Some(own) };
+        match name {
+            Name::Whiteout(hidden) => removal.remove(&dir, OsStr::from_bytes(hidden))?,
+            Name::Opaque => removal.clear(&dir)?,
+            Name::Plain | Name::Ignored => {}
+        }
+        Ok(true)
+    }
+
+    /// The layer put a link where a directory was, and with it all is gone that the whiteout could mean. Behind the
+    /// link it would hit something else.
+    fn leads_through_own_link(&self, parents: &[&[u8]], own: &HashSet<Place>) -> Result<bool, Fault> {
+        for (depth, name) in parents.iter().enumerate() {
+            let above = parents.get(..depth).unwrap_or_default();
+            let Some(dir) = self.tree.existing(above).map_err(failed("opening the directory of"))? else { break };
+            let is_link = look(&dir, OsStr::from_bytes(name)).is_some_and(|stat| kind(&stat) == SFlag::S_IFLNK);
+            if is_link && own.contains(&self.workers.place(&dir, name)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Notes that a layer brings something there. A directory of a lower layer makes room for what is none.
+    fn claim(&mut self, dir: &Dir, name: &[u8], kind: &Kind) -> Result<(), Halt> {
+        let Some(layers) = &mut self.layers else { return Ok(()) };
+        layers.add(self.workers.place(dir, name));
+        let name = OsStr::from_bytes(name);
+        if layers.is_lowest() || *kind == Kind::Directory || !is_directory(dir, name).unwrap_or(false) {
+            return Ok(());
+        }
+        self.workers.wait_until_idle()?;
+        Removal { tree: &self.tree, workers: &self.workers, keep: None }.remove(dir, name)?;
+        self.tree.forget_directories();
+        Ok(())
+    }
+
     /// A regular file goes to the workers.
     fn write_file(&mut self, entry: Entry, reader: &mut Reader<&mut QueueReader>) -> Result<(), Halt> {
         let Some((dir, name)) = self.locate(&entry)? else {
             return Err(Fault::Refused("would replace the target directory").into());
         };
+        self.claim(&dir, &name, &entry.kind)?;
         let place = self.workers.place(&dir, &name);
         let watch = self.workers.making().read_back().draw(entry.size);
         if entry.segments.is_none() && entry.size <= WHOLE_MAX_BYTES {
@@ -286,6 +376,7 @@ impl Writer {
     fn write_other(&mut self, entry: &Entry) -> Result<(), Halt> {
         let Some((dir, name)) = self.locate(entry)? else { return self.write_root(entry) };
         self.workers.wait_for(self.workers.place(&dir, &name))?;
+        self.claim(&dir, &name, &entry.kind)?;
         let name = OsStr::from_bytes(&name);
         match &entry.kind {
             Kind::File => Ok(()),
@@ -334,7 +425,7 @@ impl Writer {
         let open = Entry { mode: entry.mode | if self.user_mode { 0o700 } else { 0 }, ..entry.clone() };
         let stat = fstat(&fd).map_err(failed("looking at"))?;
         self.workers.making().metadata.apply_directory(fd, &stat, &open)?;
-        let pushed = self.directories.push(&self.tree, path, later, entry.modified);
+        let pushed = self.directories.push(&self.tree, path, &stat, later, entry.modified);
         pushed.map_err(|(path, err)| Fault::Directory(path, err))
     }
 
@@ -399,6 +490,20 @@ impl Writer {
         }
         if self.devices_skipped > 0 {
             self.counters.warn(format!("not root: {} device nodes left out", self.devices_skipped));
+        }
+    }
+}
+
+/// Judges by the first entry that tells: false for a root tree, true for what skopeo, podman and docker save.
+fn is_container_archive(path: &[u8]) -> Option<bool> {
+    let names = components(path).ok()?;
+    match names.as_slice() {
+        [] | [b"blobs"] => None,
+        [b"oci-layout" | b"index.json" | b"manifest.json" | b"repositories"] => Some(true),
+        [b"blobs", algorithm, ..] => Some(matches!(*algorithm, b"sha256" | b"sha512")),
+        [name, ..] => {
+            let digits = name.strip_suffix(b".json").or_else(|| name.strip_suffix(b".tar")).unwrap_or(name);
+            Some(digits.len() == 64 && digits.iter().all(u8::is_ascii_hexdigit))
         }
     }
 }

@@ -61,6 +61,20 @@ impl Tree {
         self.devices.values().map(Arc::as_ref)
     }
 
+    /// Something was written to that file system.
+    pub(super) fn is_written(&self, device: u64) -> bool {
+        self.devices.contains_key(&device)
+    }
+
+    /// The directory of these names, if it is there.
+    pub(super) fn existing(&self, names: &[&[u8]]) -> Result<Option<Dir>, Errno> {
+        match self.lookup(&names.join(&b'/'), OFlag::O_PATH) {
+            Ok(found) => dir(found).map(Some),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+            Err(err) => Err(err),
+        }
+    }
+
     /// The directory of these names, made if it is not there.
     pub(super) fn directory(&mut self, names: &[&[u8]]) -> Result<Arc<Dir>, Errno> {
         if names.is_empty() {
@@ -135,7 +149,7 @@ pub(super) fn reopen(dir: impl AsFd) -> Result<OwnedFd, Errno> {
     openat(dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
-fn dir(fd: OwnedFd) -> Result<Dir, Errno> {
+pub(super) fn dir(fd: OwnedFd) -> Result<Dir, Errno> {
     let stat = fstat(&fd)?;
     Ok(Dir { fd, device: stat.st_dev, inode: stat.st_ino })
 }

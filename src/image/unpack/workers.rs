@@ -26,6 +26,13 @@ const WORKERS_MAX: usize = 4;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Place(u64);
 
+#[cfg(test)]
+impl Place {
+    pub(super) fn of(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// The threads. They end when this is dropped.
 pub(super) struct Workers {
     shared: Arc<Shared>,
@@ -139,6 +146,11 @@ impl Workers {
     /// Waits until no file is being made at this place.
     pub(super) fn wait_for(&self, place: Place) -> Result<(), Gone> {
         self.shared.wait_for(Awaited::Place(place)).map(drop)
+    }
+
+    /// Waits until no file is being made at all.
+    pub(super) fn wait_until_idle(&self) -> Result<(), Gone> {
+        self.shared.wait_for(Awaited::End).map(drop)
     }
 
     /// Waits until every file is complete, or was given up after a failure, which is told once.
