@@ -76,7 +76,7 @@ impl ImageSettings {
 
     /// Where to ask for the image, in order: at the mirrors, and last at its own URL.
     pub(crate) fn places(&self, image: &Image) -> Result<(Source, Vec<Url>)> {
-        let source: Source = image.url.parse().with_context(|| format!("allocation.image.url {:?}", image.url))?;
+        let source: Source = image.url.parse().context("allocation.image.url")?;
         let Source::Url(origin) = &source else { return Ok((source, Vec::new())) };
         let mut places = self.mirrors.iter().map(|mirror| mirror.place_of(origin)).chain([origin.clone()]);
         let first = places.next().map_or(source.clone(), Source::Url);

@@ -223,6 +223,7 @@ async fn try_small(client: &Client, small: &Small<'_>, stall: Duration) -> Resul
         return Ok(Answer::Missing);
     }
     check_status(&response, small.url, 0)?;
+    check_encoding(&response, small.url, 0)?;
     let mut content = Vec::new();
     while let Some(chunk) = within(stall, response.chunk()).await? {
         content.extend_from_slice(&chunk);

@@ -55,9 +55,9 @@ impl FromStr for Source {
     type Err = ImageError;
 
     fn from_str(text: &str) -> Result<Self, ImageError> {
-        let refused = |reason: String| ImageError::Source { text: text.to_owned(), reason };
+        let refused = |reason: String| ImageError::Source { text: without_login(text), reason };
         if let Some(reference) = OciReference::parse(text) {
-            return reference.map(Self::Oci).map_err(|reason| ImageError::Source { text: without_login(text), reason });
+            return reference.map(Self::Oci).map_err(refused);
         }
         let Some((scheme, rest)) = text.split_once("://") else {
             if text.is_empty() {

@@ -12,6 +12,7 @@ pub fn corpus(target: &str) -> Vec<Vec<u8>> {
         "tar_reader" => archives(),
         "lz4_frames" => lz4_frames(),
         "zstd_frames" => zstd_frames(),
+        "oci_manifest" => oci_manifests(),
         other => panic!("no inputs for {other}"),
     }
 }
@@ -104,4 +105,36 @@ fn zstd_frames() -> Vec<Vec<u8>> {
     let stored = zstd::encode_all(&[9, 4, 250, 33, 7][..], 3).expect("to memory");
     let several = [&known[..], &SKIPPABLE, &checked, &stored, &SKIPPABLE].concat();
     vec![known, streamed, checked, stored, several]
+}
+
+/// An image, an index of two, and a manifest as Docker's registries give it.
+fn oci_manifests() -> Vec<Vec<u8>> {
+    let digest = format!("sha256:{}", "ab".repeat(32));
+    let kind = |rest: &str| format!("application/vnd.oci.image.{rest}");
+    let descriptor = |media_type: &str, more: &str| {
+        format!(r#"{{"mediaType":"{media_type}","digest":"{digest}","size":420{more}}}"#)
+    };
+    let image = |schema: &str, config: &str, layer: &str| {
+        let (config, layer) = (descriptor(config, ""), descriptor(layer, ""));
+        format!(r#"{{"schemaVersion":2,"mediaType":"{schema}","config":{config},"layers":[{layer},{layer}]}}"#)
+    };
+    let oci = image(&kind("manifest.v1+json"), &kind("config.v1+json"), &kind("layer.v1.tar+zstd"));
+    let docker = "application/vnd.docker";
+    let docker = image(
+        &format!("{docker}.distribution.manifest.v2+json"),
+        &format!("{docker}.container.image.v1+json"),
+        &format!("{docker}.image.rootfs.diff.tar.gzip"),
+    );
+    let entry = |architecture: &str, tag: &str| {
+        let platform = format!(r#","platform":{{"architecture":"{architecture}","os":"linux","variant":"v8"}}"#);
+        let tag = format!(r#","annotations":{{"org.opencontainers.image.ref.name":"{tag}"}}"#);
+        descriptor(&kind("manifest.v1+json"), &(platform + &tag))
+    };
+    let index = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[{},{}]}}"#,
+        kind("index.v1+json"),
+        entry("amd64", "12"),
+        entry("arm64", "latest")
+    );
+    [oci, docker, index].map(String::into_bytes).to_vec()
 }

@@ -41,6 +41,11 @@ fn zstd_frames_of_any_bytes_are_read_or_refused() {
     fuzz("zstd_frames");
 }
 
+#[test]
+fn oci_manifests_of_any_bytes_are_read_or_refused() {
+    fuzz("oci_manifest");
+}
+
 /// Else the targets would only see what is refused at its first byte.
 #[test]
 fn the_inputs_to_begin_with_are_valid() {
@@ -51,6 +56,9 @@ fn the_inputs_to_begin_with_are_valid() {
             entries += 1;
         }
         assert!(entries > 0);
+    }
+    for manifest in corpus::corpus("oci_manifest") {
+        drophammer::image::parse_oci_manifest(&manifest).expect("a valid manifest");
     }
     for target in ["lz4_frames", "zstd_frames"] {
         for frames in corpus::corpus(target) {

@@ -1,19 +1,23 @@
 //! What is fuzzed: each takes any bytes, and panics if what came of them can't be true.
 //!
-//! They are driven by `tests/fuzz/main.rs` with inputs of a fixed seed, and by `fuzz/` with those that libFuzzer finds.
+//! They are driven by `tests/fuzz/main.rs` with inputs of a fixed seed, and by `libfuzzer/` with those that libFuzzer finds.
 
 use std::io::{self, Read, Write};
 
 use drophammer::image::tar::Reader;
-use drophammer::image::{MemoryLimit, decompress_to};
+use drophammer::image::{MemoryLimit, OciDocument, decompress_to, parse_oci_manifest};
 
 /// Content beyond this is not looked at: a few bytes can stand for a lot.
 const CONTENT_MAX_BYTES: usize = 4 << 20;
 
 pub type Target = fn(&[u8]);
 
-pub const TARGETS: [(&str, Target); 3] =
-    [("tar_reader", tar_reader), ("lz4_frames", lz4_frames), ("zstd_frames", zstd_frames)];
+pub const TARGETS: [(&str, Target); 4] = [
+    ("tar_reader", tar_reader),
+    ("lz4_frames", lz4_frames),
+    ("zstd_frames", zstd_frames),
+    ("oci_manifest", oci_manifest),
+];
 
 /// Reads all entries and their contents. What is damaged behind a checksum is read too: the checksums are made right.
 pub fn tar_reader(bytes: &[u8]) {
@@ -133,5 +137,14 @@ impl Write for Content {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// What is read says the same when it is read again.
+pub fn oci_manifest(bytes: &[u8]) {
+    let Ok(document) = parse_oci_manifest(bytes) else { return };
+    assert_eq!(format!("{document:?}"), format!("{:?}", parse_oci_manifest(bytes).expect("as before")));
+    if let OciDocument::Index(entries) = &document {
+        assert!(entries.len() <= bytes.len());
     }
 }

@@ -70,7 +70,9 @@ fn expected_digest(reference: &OciReference, rule: &DigestRule) -> Result<Option
         (Some(reference), Some(given)) if reference != given => {
             Err(OciError::DigestsDiffer { reference: reference.clone(), given: given.clone() })
         }
-        (_, Some(weak)) if weak.algorithm() == Algorithm::Md5 => Err(OciError::WeakDigest { digest: weak.clone() }),
+        (_, Some(weak)) if !matches!(weak.algorithm(), Algorithm::Sha256 | Algorithm::Sha512) => {
+            Err(OciError::WeakDigest { digest: weak.clone() })
+        }
         (Some(digest), _) | (None, Some(digest)) => Ok(Some(digest.clone())),
         (None, None) if *rule == DigestRule::AllowMissing => Ok(None),
         (None, None) => Err(OciError::NoDigest),

@@ -3,9 +3,9 @@
 
 use std::sync::OnceLock;
 
-#[path = "../tests/fuzz/corpus.rs"]
+#[path = "../corpus.rs"]
 mod corpus;
-#[path = "../tests/fuzz/targets.rs"]
+#[path = "../targets.rs"]
 mod targets;
 
 static TARGET: OnceLock<targets::Target> = OnceLock::new();
