@@ -533,21 +533,32 @@ fn check_status(response: &Response, url: &Url, offset: u64) -> Result<(), Broke
     }
 }
 
-/// Bytes that were compressed on the way are not the file that the digest is of. Some servers tell the compression of
-/// the file itself in this way, by its name.
+/// Bytes that were compressed on the way are not the file that the digest is of.
 fn check_encoding(response: &Response, url: &Url, offset: u64) -> Result<(), Broken> {
-    let is_own = [".gz", ".tgz", ".xz", ".txz", ".zst", ".tzst", ".lz4"].iter().any(|end| url.path().ends_with(end));
     match header_text(response.headers(), &CONTENT_ENCODING) {
-        Some(coding) if !coding.eq_ignore_ascii_case("identity") && !is_own => Err(Broken::Final(ImageError::Answer {
-            url: shown(url),
-            offset,
-            reason: format!(
-                "the server sends it with Content-Encoding {coding:?}, although it was asked for the file as it is; \
-                 turn that off for images"
-            ),
-        })),
+        Some(coding) if !coding.eq_ignore_ascii_case("identity") && !is_own_coding(&coding, url) => {
+            Err(Broken::Final(ImageError::Answer {
+                url: shown(url),
+                offset,
+                reason: format!(
+                    "the server sends it with Content-Encoding {coding:?}, although it was asked for the file as it \
+                     is; turn that off for images"
+                ),
+            }))
+        }
         Some(_) | None => Ok(()),
     }
+}
+
+/// Some servers tell the compression of the file itself in this way, by its name (Apache's `AddEncoding`).
+fn is_own_coding(coding: &str, url: &Url) -> bool {
+    let names: &[&str] = match coding.to_ascii_lowercase().as_str() {
+        "gzip" | "x-gzip" => &[".gz", ".tgz"],
+        "zstd" => &[".zst", ".tzst"],
+        "xz" | "x-xz" => &[".xz", ".txz"],
+        _ => &[],
+    };
+    names.iter().any(|name| url.path().ends_with(name))
 }
 
 fn expected_status(offset: u64) -> &'static str {
@@ -638,6 +649,13 @@ mod tests {
         for text in ["", "bytes", "bytes 5/10", "items 5-9/10", "bytes x-9/10", "bytes 5-9/99999999999999999999"] {
             assert_eq!(parse_content_range(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_files_own_compression_may_be_told_as_a_coding() {
+        let own = |coding, path| is_own_coding(coding, &format!("http://10.0.0.1/{path}?x=.gz").parse().unwrap());
+        assert!(own("gzip", "img.tar.gz") && own("X-GZIP", "img.tgz") && own("zstd", "img.tar.zst"));
+        assert!(!own("gzip", "img.tar.zst") && !own("gzip", "img.tar") && !own("br", "img.tar.br"));
     }
 
     #[test]
