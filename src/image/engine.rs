@@ -11,13 +11,11 @@ use super::decompress::Compression;
 use super::digest::Digest;
 use super::error::ImageError;
 use super::expected::{Expected, find_expected};
-use super::fetch::Stop;
 use super::memory::MemoryLimit;
 use super::oci::{OciImage, find_layers};
 use super::pipeline::{Clocks, Part, Sink, stream};
 use super::places::Places;
-use super::queue::QueueReader;
-use super::raw;
+use super::raw::RawWriter;
 use super::report::{Counters, Meter, Observer, Report, Step, read_peak_rss};
 use super::retry::Retry;
 use super::signature::{Signature, Signed, refuse_if_keys};
@@ -87,8 +85,8 @@ impl Options {
 ///
 /// Files that are in the way are replaced, other files stay. An image that changes while it is fetched, or that a
 /// mirror has damaged, is begun anew if there were no files below `target`. On any error `target` holds a part of the
-/// image, and the caller must see to it that nobody uses it. Dropping the future stops the work soon, not at once: the threads
-/// notice at their next chunk. Needs a tokio runtime with time and IO enabled.
+/// image, and the caller must see to it that nobody uses it. Dropping the future stops the work soon, not at once: the
+/// threads notice at their next chunk. Needs a tokio runtime with time and IO enabled.
 pub async fn unpack(
     source: &Source,
     target: &Path,
@@ -115,33 +113,8 @@ pub async fn write_raw(
         return Err(ImageError::Source { text: source.to_string(), reason });
     }
     let counters = Arc::new(Counters::new());
-    let sink =
-        RawSink { target: target.to_owned(), counters: Arc::clone(&counters), grow: options.grow, written: None };
+    let sink = RawWriter::new(target, options.grow, &counters);
     install(source, options, observer, &counters, sink).await
-}
-
-struct RawSink {
-    target: std::path::PathBuf,
-    grow: bool,
-    counters: Arc<Counters>,
-    written: Option<raw::Written>,
-}
-
-impl Sink for RawSink {
-    fn write(&mut self, _: &str, input: &mut QueueReader) -> Result<(), Stop> {
-        self.written = Some(raw::write(input, &self.target, self.grow, &self.counters)?);
-        Ok(())
-    }
-
-    fn settle(self) -> Result<u64, ImageError> {
-        self.written.map_or(Err(ImageError::StageDied { stage: "write" }), raw::Written::finish)
-    }
-
-    /// Nothing is in the way of writing all again, but our own hold on the device.
-    fn start_over(&mut self, _: ImageError) -> Result<(), ImageError> {
-        self.written = None;
-        Ok(())
-    }
 }
 
 async fn install<S: Sink>(

@@ -80,27 +80,42 @@ pub(super) fn fetch_file(path: &Path, counters: &Counters, sender: Sender) -> Re
     // a pipe or a device has no length to promise
     let total = metadata.is_file().then_some(metadata.len());
     counters.set_total(total);
+    send_all(&mut file, path, 0, total, counters, &sender)?;
+    Ok(sender.end()?)
+}
+
+/// Sends what a reader gives of the file at `path`, from byte `start` on; fewer than `promised` are an error. Blocks.
+pub(super) fn send_all(
+    input: &mut impl Read,
+    path: &Path,
+    start: u64,
+    promised: Option<u64>,
+    counters: &Counters,
+    sender: &Sender,
+) -> Result<(), Stop> {
     let pool = Pool::default();
-    let mut offset: u64 = 0;
+    let mut done: u64 = 0;
     loop {
         let mut buffer = pool.take();
-        let count = match file.read(&mut buffer) {
+        let count = match input.read(&mut buffer) {
             Ok(count) => count,
             Err(err) if err.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(err) => return Err(failed(offset, err).into()),
+            Err(source) => {
+                return Err(ImageError::ReadFile { path: path.to_owned(), offset: start + done, source }.into());
+            }
         };
         debug_assert!(count <= CHUNK_BYTES);
         if count == 0 {
             break;
         }
-        offset += count as u64;
+        done += count as u64;
         Counters::add(&counters.bytes_in, count as u64);
         sender.send(pool.share(buffer, count))?;
     }
-    match total {
-        Some(expected) if offset < expected => {
-            Err(ImageError::Short { image: path.display().to_string(), expected, found: offset }.into())
+    match promised {
+        Some(expected) if done < expected => {
+            Err(ImageError::Short { image: path.display().to_string(), expected, found: done }.into())
         }
-        _ => Ok(sender.end()?),
+        Some(_) | None => Ok(()),
     }
 }

@@ -136,11 +136,16 @@ pub(super) async fn fetch_text(
     limit: usize,
     retry: Retry,
 ) -> Result<Option<String>, ImageError> {
+    retried(url, retry, async || try_text(client, url, limit, retry.stall).await).await
+}
+
+/// Tries until there is an answer, or none to be hoped for.
+async fn retried<T>(url: &Url, retry: Retry, attempt: impl AsyncFn() -> Result<T, Broken>) -> Result<T, ImageError> {
     let mut failed = 0;
     let mut history = History::default();
     loop {
-        let last = match try_text(client, url, limit, retry.stall).await {
-            Ok(text) => return Ok(text),
+        let last = match attempt().await {
+            Ok(found) => return Ok(found),
             Err(Broken::Final(err)) => return Err(err),
             Err(Broken::Retry(reason)) => reason,
         };
@@ -192,21 +197,7 @@ pub(super) enum Answer {
 
 /// Fetches a small document, trying again as for images.
 pub(super) async fn fetch_small(client: &Client, small: &Small<'_>, retry: Retry) -> Result<Answer, ImageError> {
-    let mut failed = 0;
-    let mut history = History::default();
-    loop {
-        let last = match try_small(client, small, retry.stall).await {
-            Ok(answer) => return Ok(answer),
-            Err(Broken::Final(err)) => return Err(err),
-            Err(Broken::Retry(reason)) => reason,
-        };
-        failed += 1;
-        history.note(0, &last.to_string());
-        if failed >= retry.tries || last.is_final() {
-            return Err(last.into_error(small.url, 0, None, failed, &history));
-        }
-        pause(&retry, failed, small.url, 0, &last).await;
-    }
+    retried(small.url, retry, async || try_small(client, small, retry.stall).await).await
 }
 
 async fn try_small(client: &Client, small: &Small<'_>, stall: Duration) -> Result<Answer, Broken> {
@@ -295,11 +286,14 @@ impl Fetch<'_> {
             response = within(self.retry.stall, self.request().send()).await?;
         }
         let mut skip = self.accept(&response)?;
+        let mut unnoted = self.serving;
         while let Some(chunk) = within(self.retry.stall, response.chunk()).await? {
             let skipped = skip.min(chunk.len() as u64);
             skip -= skipped;
             let fresh = chunk.get(usize::try_from(skipped).unwrap_or(usize::MAX)..).unwrap_or_default();
-            if let (Some((places, place)), false) = (self.serving, fresh.is_empty()) {
+            if !fresh.is_empty()
+                && let Some((places, place)) = unnoted.take()
+            {
                 places.serves(place);
             }
             self.offset += fresh.len() as u64;

@@ -16,6 +16,7 @@ mod engine;
 mod error;
 mod expected;
 mod fetch;
+mod fill;
 mod http;
 mod memory;
 mod oci;

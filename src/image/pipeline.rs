@@ -196,8 +196,8 @@ impl<S: Sink> Stages<S> {
 }
 
 impl<S> Ends<S> {
-    /// The one reason, if anything failed. A wrong digest or signature explains damage further on and comes before it; a stage
-    /// that only lost its neighbour has no reason of its own.
+    /// The one reason, if anything failed. A wrong digest or signature explains damage further on and comes before it;
+    /// a stage that only lost its neighbour has no reason of its own.
     fn judge(self, part: &Part, bytes: u64) -> (Option<S>, Result<Compression, ImageError>) {
         let died = |stage| ImageError::StageDied { stage };
         let Ok((sink, written)) = self.write else { return (None, Err(died("write"))) };

@@ -1,14 +1,13 @@
 //! Images by HTTP from a server that breaks, stalls, lies and changes its mind.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use drophammer::image::{DigestRule, ImageError, Report, Source, Unobserved, unpack};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{assert_same, block_on, facts, make_tree, options, quick, run, text};
+use crate::support::{Rack, assert_same, block_on, facts, options, quick, rack, run, text};
 
 /// What the server does with one request for the image. After the last of a script all is served well.
 #[derive(Clone, Debug)]
@@ -34,26 +33,6 @@ enum Act {
     Raw(Vec<u8>),
     /// This head, and all of the file behind it.
     Head(&'static str),
-}
-
-struct Rack {
-    _temp: tempfile::TempDir,
-    tree: PathBuf,
-    target: PathBuf,
-    bytes: Arc<Vec<u8>>,
-}
-
-/// An image of several MB that does not compress.
-fn rack() -> Rack {
-    let temp = tempfile::tempdir().unwrap();
-    let [tree, target, archive] = ["tree", "target", "image"].map(|name| temp.path().join(name));
-    std::fs::create_dir(&tree).unwrap();
-    std::fs::create_dir(&target).unwrap();
-    make_tree(&tree);
-    run("sh", &["-c", "head -c 3000000 /dev/urandom > $0/more; touch -d 2020-01-01 $0", text(&tree)]);
-    run("tar", &["-C", text(&tree), "-H", "pax", "--sparse", "-I", "lz4", "-cf", text(&archive), "."]);
-    let bytes = Arc::new(std::fs::read(&archive).unwrap());
-    Rack { _temp: temp, tree, target, bytes }
 }
 
 /// Installs from a server that follows the script. Returns the heads of the requests for the image, too.

@@ -7,30 +7,10 @@ use std::sync::Arc;
 use drophammer::image::{DigestRule, ImageError, Options, Report, Source, Unobserved, unpack, write_raw};
 
 use crate::server::{Server, file, sha256_file, status};
-use crate::support::{assert_same, block_on, facts, make_tree, options, quick, run, text};
+use crate::support::{Rack, assert_same, block_on, facts, options, quick, rack, run, text};
 
 const IMAGE: &str = "/img.tar.lz4";
 const SIDECAR: &str = "/img.tar.lz4.sha256";
-
-struct Rack {
-    _temp: tempfile::TempDir,
-    tree: PathBuf,
-    target: PathBuf,
-    bytes: Arc<Vec<u8>>,
-}
-
-/// An image of several MB that does not compress.
-fn rack() -> Rack {
-    let temp = tempfile::tempdir().unwrap();
-    let [tree, target, archive] = ["tree", "target", "image"].map(|name| temp.path().join(name));
-    std::fs::create_dir(&tree).unwrap();
-    std::fs::create_dir(&target).unwrap();
-    make_tree(&tree);
-    run("sh", &["-c", "head -c 3000000 /dev/urandom > $0/more; touch -d 2020-01-01 $0", text(&tree)]);
-    run("tar", &["-C", text(&tree), "-H", "pax", "--sparse", "-I", "lz4", "-cf", text(&archive), "."]);
-    let bytes = Arc::new(std::fs::read(&archive).unwrap());
-    Rack { _temp: temp, tree, target, bytes }
-}
 
 /// What a place does with requests for the image.
 #[derive(Clone)]
@@ -307,7 +287,8 @@ impl Drop for Disk {
 #[test]
 fn a_raw_image_that_is_damaged_at_one_place_is_written_anew() {
     let image: Arc<Vec<u8>> = Arc::new((0..3_000_000u32).map(|n| (n % 251) as u8).collect());
-    let rack = Rack { bytes: Arc::clone(&image), ..rack() };
+    let mut rack = rack();
+    rack.bytes = Arc::clone(&image);
     let temp = tempfile::tempdir().unwrap();
     let disk = Disk::new(temp.path());
     let report = block_on(async {

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use drophammer::image::{DigestRule, ImageError, Options, Report, Retry, Source, Unobserved, unpack};
@@ -225,4 +226,25 @@ pub fn add_xattrs(root: &Path) {
     xattr::set(root.join("etc/motd"), "user.odd=name%", b"\0\n=\xff").unwrap();
     xattr::set(root.join("setgid"), "user.on.directory", b"kept").unwrap();
     xattr::set(root.join("sub/link"), "trusted.on.link", b"kept").unwrap();
+}
+
+/// An image to be served, the tree it was made of, and an empty directory.
+pub struct Rack {
+    _temp: tempfile::TempDir,
+    pub tree: PathBuf,
+    pub target: PathBuf,
+    pub bytes: Arc<Vec<u8>>,
+}
+
+/// An image of several MB that does not compress.
+pub fn rack() -> Rack {
+    let temp = tempfile::tempdir().unwrap();
+    let [tree, target, archive] = ["tree", "target", "image"].map(|name| temp.path().join(name));
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::create_dir(&target).unwrap();
+    make_tree(&tree);
+    run("sh", &["-c", "head -c 3000000 /dev/urandom > $0/more; touch -d 2020-01-01 $0", text(&tree)]);
+    run("tar", &["-C", text(&tree), "-H", "pax", "--sparse", "-I", "lz4", "-cf", text(&archive), "."]);
+    let bytes = Arc::new(std::fs::read(&archive).unwrap());
+    Rack { _temp: temp, tree, target, bytes }
 }

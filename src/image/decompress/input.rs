@@ -4,6 +4,7 @@ use std::io::{self, BufRead, ErrorKind, Read};
 
 use super::fault::Fault;
 use super::is_skippable;
+use crate::image::fill::fill;
 
 pub(super) struct Input<'a> {
     reader: &'a mut dyn BufRead,
@@ -22,16 +23,7 @@ impl<'a> Input<'a> {
 
     /// Fills `bytes` if there are so many. Returns how many there were.
     pub(super) fn read_up_to(&mut self, bytes: &mut [u8]) -> Result<usize, Fault> {
-        let mut filled = 0;
-        while let Some(room) = bytes.get_mut(filled..).filter(|room| !room.is_empty()) {
-            match self.read(room) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(err) if err.kind() == ErrorKind::Interrupted => {}
-                Err(err) => return Err(Fault::new(self.offset, err)),
-            }
-        }
-        Ok(filled)
+        fill(self, bytes).map_err(|err| Fault::new(self.offset, err))
     }
 
     /// Fills `bytes`, which are of `what`.

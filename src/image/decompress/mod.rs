@@ -142,6 +142,25 @@ fn is_skippable(magic: [u8; 4]) -> bool {
 mod tests {
     use super::*;
 
+    /// The content, or the error and its place, with the default memory.
+    pub(super) fn decompressed_on(
+        cores: usize,
+        compression: Compression,
+        input: &[u8],
+    ) -> Result<Vec<u8>, (u64, io::Error)> {
+        let mut output = Vec::new();
+        let limit = MemoryLimit::default();
+        let ran = run_on(limit.decoder_memory(cores), compression, &mut &input[..], limit, &mut |chunk| {
+            output.extend_from_slice(&chunk);
+            Ok(())
+        });
+        match ran {
+            Ok(()) => Ok(output),
+            Err(Fault::Bad { offset, source }) => Err((offset, source)),
+            Err(Fault::Gone) => panic!("nobody is gone"),
+        }
+    }
+
     #[test]
     fn formats_are_told_by_content() {
         assert_eq!(Compression::detect(&LZ4_MAGIC), Compression::Lz4);

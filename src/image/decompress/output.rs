@@ -1,11 +1,12 @@
 //! Decompressed bytes on their way to the next stage, in chunks of its size.
 
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, Read};
 use std::ops::Range;
 
 use bytes::Bytes;
 
 use super::budget::Buffer;
+use crate::image::fill::fill;
 use crate::image::queue::{CHUNK_BYTES, Gone, Pool};
 
 /// Takes a chunk, and waits while the next stage has enough of them.
@@ -61,18 +62,4 @@ impl<'a> Output<'a> {
             (self.emit)(self.pool.share(chunk, filled)).map_err(|Gone| Broken::Gone)?;
         }
     }
-}
-
-/// As much as there is, up to a whole buffer.
-fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while let Some(room) = buffer.get_mut(filled..).filter(|room| !room.is_empty()) {
-        match reader.read(room) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(err) if err.kind() == ErrorKind::Interrupted => {}
-            Err(err) => return Err(err),
-        }
-    }
-    Ok(filled)
 }

@@ -1,7 +1,7 @@
 //! A layer's bytes into the queue.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,9 +10,9 @@ use reqwest::Url;
 use super::registry::Registry;
 use crate::image::digest::Digest;
 use crate::image::error::ImageError;
-use crate::image::fetch::Stop;
+use crate::image::fetch::{Stop, send_all};
 use crate::image::http::{LayerRequest, fetch_layer};
-use crate::image::queue::{Pool, Sender};
+use crate::image::queue::Sender;
 use crate::image::report::Counters;
 
 /// One layer of an image.
@@ -59,25 +59,8 @@ impl Layer {
 
 /// Reads a part of a file. Blocks.
 fn fetch_range(path: &Path, start: u64, bytes: u64, counters: &Counters, sender: &Sender) -> Result<(), Stop> {
-    let failed = |offset, source| ImageError::ReadFile { path: path.to_owned(), offset, source };
-    let mut file = File::open(path).map_err(|err| failed(start, err))?;
-    file.seek(SeekFrom::Start(start)).map_err(|err| failed(start, err))?;
-    let mut input = file.take(bytes);
-    let pool = Pool::default();
-    let mut done = 0;
-    while done < bytes {
-        let mut buffer = pool.take();
-        let count = match input.read(&mut buffer) {
-            Ok(count) => count,
-            Err(err) if err.kind() == ErrorKind::Interrupted => continue,
-            Err(err) => return Err(failed(start + done, err).into()),
-        };
-        if count == 0 {
-            return Err(ImageError::Short { image: path.display().to_string(), expected: bytes, found: done }.into());
-        }
-        done += count as u64;
-        Counters::add(&counters.bytes_in, count as u64);
-        sender.send(pool.share(buffer, count))?;
-    }
-    Ok(())
+    let failed = |source| ImageError::ReadFile { path: path.to_owned(), offset: start, source };
+    let mut file = File::open(path).map_err(failed)?;
+    file.seek(SeekFrom::Start(start)).map_err(failed)?;
+    send_all(&mut file.take(bytes), path, start, Some(bytes), counters, sender)
 }

@@ -15,7 +15,7 @@ mod target;
 mod zeros;
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ring::digest::{Context, SHA256, digest};
@@ -26,14 +26,47 @@ use self::target::Target;
 use self::zeros::Writer;
 use super::error::ImageError;
 use super::fetch::Stop;
-use super::queue::is_gone;
+use super::fill::fill;
+use super::pipeline::Sink;
+use super::queue::{QueueReader, is_gone};
 use super::report::Counters;
 
 /// Partition table and boot code.
 const HEAD_BYTES: usize = 1 << 20;
 
+/// Writes a raw image to a device or file.
+pub(super) struct RawWriter {
+    target: PathBuf,
+    grow: bool,
+    counters: Arc<Counters>,
+    written: Option<Written>,
+}
+
+impl RawWriter {
+    pub(super) fn new(target: &Path, grow: bool, counters: &Arc<Counters>) -> Self {
+        Self { target: target.to_owned(), grow, counters: Arc::clone(counters), written: None }
+    }
+}
+
+impl Sink for RawWriter {
+    fn write(&mut self, _: &str, input: &mut QueueReader) -> Result<(), Stop> {
+        self.written = Some(write(input, &self.target, self.grow, &self.counters)?);
+        Ok(())
+    }
+
+    fn settle(self) -> Result<u64, ImageError> {
+        self.written.map_or(Err(ImageError::StageDied { stage: "write" }), Written::finish)
+    }
+
+    /// Nothing is in the way of writing all again, but our own hold on the device.
+    fn start_over(&mut self, _: ImageError) -> Result<(), ImageError> {
+        self.written = None;
+        Ok(())
+    }
+}
+
 /// Written but for its head.
-pub(super) struct Written {
+struct Written {
     target: Target,
     head: Vec<u8>,
     /// Of all, head first.
@@ -44,10 +77,10 @@ pub(super) struct Written {
 }
 
 /// Writes all but the head of the image in `input`. Nothing is written before the image's table has been looked at.
-pub(super) fn write(input: &mut impl Read, path: &Path, grow: bool, counters: &Arc<Counters>) -> Result<Written, Stop> {
+fn write(input: &mut impl Read, path: &Path, grow: bool, counters: &Arc<Counters>) -> Result<Written, Stop> {
     let target = Target::open(path)?;
     let mut head = vec![0; HEAD_BYTES];
-    let length = fill(input, &mut head, path)?;
+    let length = fill_from(input, &mut head, path)?;
     head.truncate(length);
     if head.is_empty() {
         return Err(target.unfit("the image is empty".to_owned()).into());
@@ -63,7 +96,7 @@ pub(super) fn write(input: &mut impl Read, path: &Path, grow: bool, counters: &A
     relay(
         |piece| {
             piece.offset = offset;
-            piece.length = fill(input, piece.buffer.as_mut_slice(), path)?;
+            piece.length = fill_from(input, piece.buffer.as_mut_slice(), path)?;
             offset += piece.length as u64;
             target.check_room(offset)?;
             hash.update(piece.bytes());
@@ -109,7 +142,7 @@ fn judge(target: &Target, head: &[u8], grow: bool, counters: &Counters) -> Resul
 impl Written {
     /// Brings the body to the disk and reads it back, then the head, and grows what is to grow. Returns the bytes
     /// compared. A disk that does not give back what was written has no head.
-    pub(super) fn finish(self) -> Result<u64, ImageError> {
+    fn finish(self) -> Result<u64, ImageError> {
         let Self { target, head, sha256, bytes, growth, counters } = self;
         target.sync()?;
         let body = hash_range(&target, Some(&head), head.len() as u64, bytes)?;
@@ -168,20 +201,12 @@ fn hash_range(target: &Target, before: Option<&[u8]>, start: u64, end: u64) -> R
     Ok(hash.finish().as_ref().to_vec())
 }
 
-/// Fills `room`, or takes what is left. Returns the bytes.
-fn fill(input: &mut impl Read, room: &mut [u8], path: &Path) -> Result<usize, Stop> {
-    let mut filled = 0;
-    while let Some(rest) = room.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match input.read(rest) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(err) if err.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(err) if is_gone(&err) => return Err(Stop::Gone),
-            Err(source) => {
-                let (action, path) = ("reading the image for", path.to_owned());
-                return Err(ImageError::Device { action, path, offset: 0, source }.into());
-            }
+/// Fills `room`, or takes what is left of the image. Returns the bytes.
+fn fill_from(input: &mut impl Read, room: &mut [u8], path: &Path) -> Result<usize, Stop> {
+    fill(input, room).map_err(|source| match is_gone(&source) {
+        true => Stop::Gone,
+        false => {
+            ImageError::Device { action: "reading the image for", path: path.to_owned(), offset: 0, source }.into()
         }
-    }
-    Ok(filled)
+    })
 }

@@ -3,7 +3,8 @@ use std::io::{self, Write};
 use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
 use twox_hash::XxHash32;
 
-use crate::image::decompress::{Compression, Fault, run_on};
+use crate::image::decompress::tests::decompressed_on;
+use crate::image::decompress::{Compression, run_on};
 use crate::image::memory::MemoryLimit;
 
 const SKIPPABLE: [u8; 11] = [0x51, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3];
@@ -20,17 +21,7 @@ fn frame(content: &[u8], mode: BlockMode) -> Vec<u8> {
 
 /// Error and place of it.
 fn read_on(cores: usize, input: &[u8]) -> Result<Vec<u8>, (u64, io::Error)> {
-    let mut output = Vec::new();
-    let limit = MemoryLimit::default();
-    let ran = run_on(limit.decoder_memory(cores), Compression::Lz4, &mut &input[..], limit, &mut |chunk| {
-        output.extend_from_slice(&chunk);
-        Ok(())
-    });
-    match ran {
-        Ok(()) => Ok(output),
-        Err(Fault::Bad { offset, source }) => Err((offset, source)),
-        Err(Fault::Gone) => panic!("nobody is gone"),
-    }
+    decompressed_on(cores, Compression::Lz4, input)
 }
 
 /// With threads and without; both must agree.

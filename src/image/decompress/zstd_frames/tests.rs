@@ -1,7 +1,7 @@
 use std::io::{self, Write};
 
-use crate::image::decompress::{Compression, Fault, run_on};
-use crate::image::memory::MemoryLimit;
+use crate::image::decompress::Compression;
+use crate::image::decompress::tests::decompressed_on;
 
 const SKIPPABLE: [u8; 9] = [0x5f, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 9];
 
@@ -20,17 +20,7 @@ fn frame_of_unknown_length(content: &[u8]) -> Vec<u8> {
 }
 
 fn read_on(cores: usize, input: &[u8]) -> Result<Vec<u8>, (u64, io::Error)> {
-    let mut output = Vec::new();
-    let limit = MemoryLimit::default();
-    let ran = run_on(limit.decoder_memory(cores), Compression::Zstd, &mut &input[..], limit, &mut |chunk| {
-        output.extend_from_slice(&chunk);
-        Ok(())
-    });
-    match ran {
-        Ok(()) => Ok(output),
-        Err(Fault::Bad { offset, source }) => Err((offset, source)),
-        Err(Fault::Gone) => panic!("nobody is gone"),
-    }
+    decompressed_on(cores, Compression::Zstd, input)
 }
 
 fn content() -> Vec<u8> {
