@@ -1,5 +1,5 @@
-//! Raw images on disks: those that grow to their disk, judged by the tools of GPT and of the file systems, and disks that
-//! lie or fail. Needs root. A kernel that lets us (user-mode Linux's does) grows ext4 itself; elsewhere its tools do.
+//! Images on disks: raw ones that grow to their disk, judged by the tools of GPT and of the file systems, and disks that
+//! lie or fail, below raw images and below file systems. Needs root. A kernel that lets us (user-mode Linux's does) grows ext4 itself; elsewhere its tools do.
 
 mod loop_device;
 #[allow(dead_code, reason = "each test program uses a part of it")]
@@ -15,7 +15,7 @@ use drophammer::sys::units::Bytes;
 
 use loop_device::layouts::kernel_has;
 use loop_device::mapped::{Fault, fragile};
-use support::{Loop, Mounted, block_on, content, options, run, text};
+use support::{Loop, Mounted, block_on, content, options, run, text, unpack_file};
 
 const MIB: u64 = 1 << 20;
 
@@ -257,5 +257,41 @@ fn a_disk_that_fails_is_named() {
             other => panic!("{fault:?}: {other}"),
         }
         assert!(disk.read(0, MIB as usize).iter().all(|byte| *byte == 0), "{fault:?}: it boots");
+    }
+}
+
+/// What does not get to the disk is known to nobody but the one who waits for it, and the kernel tells it once. Files are
+/// put there while others are made, and at the end: whoever waited, the installation must fail.
+#[test]
+fn a_file_system_that_loses_files_on_their_way_to_the_disk_is_no_success() {
+    if !kernel_has(&["dm_mod", "dm_flakey"]) {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let (tree, archive) = (temp.path().join("tree"), temp.path().join("image.tar"));
+    // the short ones wait for each other, each long one is begun by itself
+    for (name, size, count) in [("short", 48 << 10, 1500), ("long", 20 << 20, 4)] {
+        std::fs::create_dir_all(tree.join(name)).unwrap();
+        for number in 0..count {
+            std::fs::write(tree.join(name).join(number.to_string()), content(size)).unwrap();
+        }
+    }
+    for name in ["short", "long"] {
+        run("tar", &["-cf", text(&archive), "-C", text(&tree), name]);
+        let disk = fragile(256);
+        let device = Path::new(&disk.device);
+        // no journal: its failure would be told by all that follows
+        run("mkfs.ext4", &["-q", "-O", "^has_journal", "-E", "nodiscard,lazy_itable_init=0", text(device)]);
+        let at = temp.path().join("mnt");
+        let mounted = Mounted::device(device, &at);
+        disk.mapping().fail(&[(20 * MIB..20 * MIB + (32 << 10), Fault::WritesFail)]);
+        let failure = unpack_file(&archive, &at).unwrap_err();
+        disk.mapping().heal();
+        match &failure {
+            ImageError::Sync { path, .. } => assert!(path.starts_with("file system "), "{failure}"),
+            ImageError::Write { action, .. } => assert_eq!(*action, "writing", "{failure}"),
+            _ => panic!("{failure}"),
+        }
+        drop(mounted);
     }
 }

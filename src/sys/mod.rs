@@ -22,3 +22,4 @@ pub mod swap;
 pub mod udp;
 pub mod units;
 pub mod watchdog;
+pub mod write_behind;

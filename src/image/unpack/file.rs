@@ -18,6 +18,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use super::fault::{Fault, failed};
 use super::metadata::Metadata;
 use super::read_back::{ReadBack, Watch};
+use super::syncing::{Syncing, Waiting};
 use super::tree::Dir;
 use super::workers::Room;
 use crate::image::error::ImageError;
@@ -49,10 +50,18 @@ pub(super) struct Piece {
     pub(super) room: Option<Room>,
 }
 
+/// A file that is being written.
+struct Output {
+    file: File,
+    watch: Option<Watch>,
+    waiting: Waiting,
+}
+
 /// What is needed to make files and other things, from any thread.
 pub(super) struct Making {
     pub(super) metadata: Metadata,
     pub(super) read_back: Mutex<ReadBack>,
+    pub(super) syncing: Syncing,
     pub(super) counters: Arc<Counters>,
     /// A directory, or a link that may lead to one, was removed: what was opened through it may be another now.
     pub(super) directories_changed: AtomicBool,
@@ -81,25 +90,27 @@ impl Making {
     /// False if the content broke off.
     fn write(
         &self,
-        dir: &Dir,
+        dir: &Arc<Dir>,
         name: &OsStr,
         entry: &Entry,
-        mut watch: Option<Watch>,
+        watch: Option<Watch>,
         content: Content,
     ) -> Result<bool, Fault> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let create = || openat(dir, name, flags, self.metadata.first_mode(entry));
         let file = File::from(self.create(dir, name, create).map_err(failed("creating"))?);
+        let mut output = Output { file, watch, waiting: Waiting::default() };
         match content {
-            Content::Whole(piece) => self.write_piece(&file, piece, &mut watch)?,
+            Content::Whole(piece) => self.write_piece(&mut output, piece)?,
             Content::Stream(pieces, mut left) => {
                 while left > 0 {
                     let Ok(piece) = pieces.recv() else { return Ok(false) };
                     left = left.saturating_sub(piece.bytes.len() as u64);
-                    self.write_piece(&file, piece, &mut watch)?;
+                    self.write_piece(&mut output, piece)?;
                 }
             }
         }
+        let Output { file, watch, waiting } = output;
         if entry.segments.is_some() {
             file.set_len(entry.size).map_err(|err| Fault::Failed("setting length of", err))?;
         }
@@ -109,21 +120,24 @@ impl Making {
             kept.map_err(|err| Fault::Failed("remembering, to read it back,", err))?;
         }
         self.metadata.apply_file(OwnedFd::from(file), &stat, entry)?;
+        self.syncing.add(dir, &waiting);
         Ok(true)
     }
 
-    fn write_piece(&self, file: &File, piece: Piece, watch: &mut Option<Watch>) -> Result<(), Fault> {
+    fn write_piece(&self, output: &mut Output, piece: Piece) -> Result<(), Fault> {
         let Piece { offset, bytes, room } = piece;
         if bytes.is_empty() {
             return Ok(());
         }
+        let Output { file, watch, waiting } = output;
         file.write_all_at(&bytes, offset).map_err(|err| Fault::Failed("writing", err))?;
         if let Some(watch) = watch {
             watch.wrote(offset, &bytes);
         }
-        Counters::add(&self.counters.bytes_out, bytes.len() as u64);
+        let count = bytes.len() as u64;
+        Counters::add(&self.counters.bytes_out, count);
         drop((bytes, room));
-        Ok(())
+        waiting.wrote(file, offset, count).map_err(|err| Fault::Failed("writing", err))
     }
 
     pub(super) fn read_back(&self) -> MutexGuard<'_, ReadBack> {

@@ -49,10 +49,13 @@ impl Metadata {
         Self { user_mode, root_device, counters, warned: Mutex::default(), warned_xattr: AtomicBool::new(false) }
     }
 
-    /// The mode that a file is created with: its own, if nobody else could get at it before its owner is set.
+    /// The mode that a file is created with: its own, if nobody can get at it by that who can't once its owner is set.
+    /// Until then its group is another, so that only what both the group and the others may is given.
     pub(super) fn first_mode(&self, entry: &Entry) -> Mode {
+        let mode = entry.mode & 0o777;
+        let all = (mode >> 3) & mode & 0o007;
         let is_final = self.user_mode || (entry.uid, entry.gid) == (0, 0);
-        Mode::from_bits_truncate(if is_final { entry.mode & 0o777 } else { 0o600 })
+        Mode::from_bits_truncate(if is_final { mode } else { mode & 0o700 | all << 3 | all })
     }
 
     /// Of a file that was just made and is as `stat` says. What is right already is not set again: each of these
@@ -75,8 +78,9 @@ impl Metadata {
             self.judge("setting owner of", owner, &file, stat.st_dev)?;
         }
         let wanted = self.mode(entry);
-        // a change of owner may have cleared bits
-        if chowned || Mode::from_bits_truncate(stat.st_mode) != wanted {
+        // a change of owner clears these
+        let cleared = chowned && wanted.intersects(Mode::S_ISUID | Mode::S_ISGID);
+        if cleared || Mode::from_bits_truncate(stat.st_mode) != wanted {
             self.judge("setting mode of", fchmod(&file, wanted), &file, stat.st_dev)?;
         }
         let file = File::from(file);

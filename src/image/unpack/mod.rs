@@ -7,12 +7,14 @@ mod before;
 mod directories;
 mod fault;
 mod file;
+mod jobs;
 mod layers;
 mod metadata;
 mod read_back;
 mod records;
 mod removal;
 mod sample;
+mod syncing;
 mod tree;
 mod workers;
 
@@ -38,7 +40,8 @@ use self::layers::{Layers, Name, parse_name};
 use self::metadata::Metadata;
 use self::read_back::ReadBack;
 use self::removal::Removal;
-use self::tree::{Dir, Tree, components, reopen};
+use self::syncing::{Syncing, sync};
+use self::tree::{Dir, Tree, components};
 use self::workers::{Place, Workers};
 use super::engine::Verify;
 use super::error::ImageError;
@@ -91,13 +94,8 @@ impl Sink for Unpacker {
         self.writer.warn_of_losses();
         let Writer { tree, mut directories, workers, .. } = self.writer;
         directories.apply(&tree).map_err(|(path, err)| directory_failed(&path, 0, 0, err))?;
-        for dir in tree.devices() {
-            let synced = reopen(dir).and_then(nix::unistd::syncfs);
-            synced.map_err(|err| {
-                let (major, minor) = (nix::sys::stat::major(dir.device), nix::sys::stat::minor(dir.device));
-                ImageError::Sync { path: format!("file system {major}:{minor}"), source: err.into() }
-            })?;
-        }
+        workers.making().syncing.end()?;
+        tree.devices().try_for_each(sync)?;
         workers.making().read_back().verify(&tree)
     }
 
@@ -186,6 +184,7 @@ impl Writer {
         let making = Making {
             metadata: Metadata::new(user_mode, tree.root_device(), Arc::clone(counters)),
             read_back: Mutex::new(read_back),
+            syncing: Syncing::start()?,
             counters: Arc::clone(counters),
             directories_changed: AtomicBool::new(false),
         };

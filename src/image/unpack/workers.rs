@@ -5,12 +5,13 @@
 //! Memory is bounded by the bytes of content on the way ([`ROOM_BYTES`]) and by the number of files
 //! ([`JOBS_MAX`]), and does not grow with the workers.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use super::file::{FileJob, Making};
+use super::jobs::Jobs;
 use super::tree::Dir;
 use crate::image::error::ImageError;
 use crate::image::queue::Gone;
@@ -51,7 +52,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    jobs: VecDeque<(Place, FileJob)>,
+    jobs: Jobs<(u64, u64), (Place, FileJob)>,
     /// Where files are being made, queued ones included.
     places: HashSet<Place>,
     /// Content on the way, bytes.
@@ -105,7 +106,8 @@ impl Workers {
         let mut workers = Self { shared, threads: Vec::new(), hasher: RandomState::new() };
         for number in 0..count {
             let shared = Arc::clone(&workers.shared);
-            let thread = std::thread::Builder::new().name(format!("unpack-{number}")).spawn(move || shared.work());
+            let thread =
+                std::thread::Builder::new().name(format!("unpack-{number}")).spawn(move || shared.work(number));
             // one that runs is enough
             match thread {
                 Ok(thread) => workers.threads.push(thread),
@@ -137,7 +139,7 @@ impl Workers {
         drop(self.shared.wait_for(Awaited::Place(place))?);
         let mut state = self.shared.wait_for(Awaited::Queue)?;
         state.places.insert(place);
-        state.jobs.push_back((place, job));
+        state.jobs.push((job.dir.device, job.dir.inode), (place, job));
         drop(state);
         self.shared.work.notify_one();
         Ok(())
@@ -209,8 +211,8 @@ impl Shared {
     }
 
     /// What a thread does all its life.
-    fn work(&self) {
-        while let Some((place, job)) = self.next_job() {
+    fn work(&self, number: usize) {
+        while let Some((place, job)) = self.next_job(number) {
             let mut done = Done { shared: self, place, failure: None };
             let offset = job.offset();
             done.failure = Some((offset, ImageError::StageDied { stage: "unpack" }));
@@ -219,11 +221,11 @@ impl Shared {
     }
 
     /// After a failure, and when all is over, nothing more is begun.
-    fn next_job(&self) -> Option<(Place, FileJob)> {
+    fn next_job(&self, thread: usize) -> Option<(Place, FileJob)> {
         loop {
             let idle = |state: &mut State| state.jobs.is_empty() && !state.closing;
             let mut state = self.work.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
-            let (place, job) = state.jobs.pop_front()?;
+            let (place, job) = state.jobs.take(thread)?;
             if state.failure.is_none() && !state.closing {
                 return Some((place, job));
             }
