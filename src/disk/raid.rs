@@ -16,6 +16,8 @@ use crate::sys::roots::Roots;
 pub const MDADM: &str = "mdadm";
 
 /// Whoever looks at a new device (udev, blkid) lets go of it within moments.
+const CLEAN_LIMIT: Duration = Duration::from_secs(2);
+const CLEAN_POLL: Duration = Duration::from_millis(100);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 const STOP_POLL: Duration = Duration::from_millis(200);
 /// KiB/s. What has to be copied is copied as fast as the disks can; upstream's number.
@@ -127,6 +129,7 @@ fn folder(roots: &Roots, device: &str) -> Option<PathBuf> {
 pub fn check_whole(roots: &Roots, array: &ArrayPlan) -> Result<()> {
     let Some(folder) = folder(roots, &array.device).filter(|_| is_running(roots, &array.device)) else { return Ok(()) };
     let md = folder.join("md");
+    wait_until_clean(&md);
     // RAID 0 has no such file: it fails as a whole.
     let lacks = fs::read_to_string(md.join("degraded")).ok().filter(|count| count.trim() != "0");
     let mut faults: Vec<String> =
@@ -135,6 +138,21 @@ pub fn check_whole(roots: &Roots, array: &ArrayPlan) -> Result<()> {
     faults.sort();
     ensure!(faults.is_empty(), "{} is not whole: {}", array.device, faults.join(", "));
     Ok(())
+}
+
+/// Waits for md to write down that nothing is being written any more, which it does on all members a moment after the last
+/// write (`safe_mode_delay`): only then it learns of one that can't be written to. Not for long: it may be in use.
+fn wait_until_clean(md: &Path) {
+    let is_active = || {
+        let state = fs::read_to_string(md.join("array_state")).unwrap_or_default();
+        matches!(state.trim(), "active" | "active-idle" | "write-pending")
+    };
+    let began = Instant::now();
+    // once more at the end: the state says so before the members do
+    while is_active() && began.elapsed() < CLEAN_LIMIT {
+        sleep(CLEAN_POLL);
+    }
+    sleep(CLEAN_POLL);
 }
 
 /// Documentation/admin-guide/md.rst: the words of `dev-sda2/state`.
