@@ -2,7 +2,7 @@
 
 mod namespace;
 
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -138,8 +138,14 @@ fn rack() -> (Namespace, Namespace) {
 }
 
 /// The network phase of one machine, running until it is dropped.
+struct Seen {
+    network: Network,
+    /// That are asked.
+    name_servers: Vec<IpAddr>,
+}
+
 struct Machine {
-    network: Arc<Mutex<Option<Network>>>,
+    seen: Arc<Mutex<Option<Seen>>>,
     said: Arc<Mutex<Vec<String>>>,
     stop: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
@@ -147,9 +153,9 @@ struct Machine {
 
 impl Machine {
     fn boot(namespace: &Namespace, cmdline: &str, proc: Option<PathBuf>) -> Self {
-        let (network, said) = (Arc::new(Mutex::new(None)), Arc::new(Mutex::new(Vec::new())));
+        let (seen, said) = (Arc::new(Mutex::new(None)), Arc::new(Mutex::new(Vec::new())));
         let stop = Arc::new(AtomicBool::new(false));
-        let (publish, log, stopped) = (Arc::clone(&network), Arc::clone(&said), Arc::clone(&stop));
+        let (publish, log, stopped) = (Arc::clone(&seen), Arc::clone(&said), Arc::clone(&stop));
         let cmdline = Cmdline::parse(cmdline);
         let thread = namespace.run(move || async move {
             let mut roots = Roots::under(std::path::Path::new("/nonexistent"));
@@ -164,17 +170,22 @@ impl Machine {
                 match &online {
                     None => online = tokio::time::timeout(Duration::from_millis(20), &mut up).await.ok(),
                     Some(online) => {
-                        *publish.lock().unwrap() = Some(online.network());
+                        *publish.lock().unwrap() =
+                            Some(Seen { network: online.network(), name_servers: online.resolver.servers() });
                         tokio::time::sleep(Duration::from_millis(20)).await;
                     }
                 }
             }
         });
-        Self { network, said, stop, thread: Some(thread) }
+        Self { seen, said, stop, thread: Some(thread) }
     }
 
     fn network(&self) -> Option<Network> {
-        self.network.lock().unwrap().clone()
+        self.seen.lock().unwrap().as_ref().map(|seen| seen.network.clone())
+    }
+
+    fn name_servers(&self) -> Vec<IpAddr> {
+        self.seen.lock().unwrap().as_ref().map(|seen| seen.name_servers.clone()).unwrap_or_default()
     }
 
     fn wait_for_network(&self) -> Network {
@@ -207,11 +218,11 @@ fn a_lease_is_taken_applied_in_full_and_renewed() {
     let network = booted.wait_for_network();
 
     assert_eq!((network.interface.as_str(), network.origin), ("eth0", Origin::Dhcp));
-    assert_eq!(network.address.to_string(), "10.1.0.77/24");
+    assert_eq!(network.addresses[0].to_string(), "10.1.0.77/24");
     assert_eq!(network.dns, [Ipv4Addr::new(10, 1, 0, 53)]);
     assert_eq!(network.domain.as_deref(), Some("lab.example"));
     assert_eq!(network.ntp, ["10.1.0.123"]);
-    assert_eq!(network.dhcp_server, Some(SERVER));
+    assert_eq!(network.dhcp_server, Some(SERVER.into()));
     let address = machine.ip("-4 address show dev eth0");
     assert!(address.contains("inet 10.1.0.77/24") && address.contains("mtu 1400"), "{address}");
     assert!(!address.contains("valid_lft forever"), "{address}");
@@ -232,9 +243,11 @@ fn the_link_with_a_server_behind_it_wins() {
     machine.plug("eth0", &rack, "port0");
     machine.plug("eth1", &rack, "port1");
     let _server = Server::start(&rack, "port1", steady(ADDRESS, [1800, 3150, 3600]));
-    let network = Machine::boot(&machine, "drophammer.dns=10.1.0.54,nonsense", None).wait_for_network();
+    let booted = Machine::boot(&machine, "drophammer.dns=10.1.0.54,nonsense", None);
+    let network = booted.wait_for_network();
     assert_eq!(network.interface, "eth1");
-    assert_eq!(network.dns, [Ipv4Addr::new(10, 1, 0, 54)], "the command line goes before the lease");
+    assert_eq!(network.dns, [Ipv4Addr::new(10, 1, 0, 53)]);
+    assert_eq!(booted.name_servers(), [Ipv4Addr::new(10, 1, 0, 54)], "the command line goes before the lease");
     assert!(!machine.ip("-4 address show dev eth0").contains("inet "));
 }
 
@@ -259,7 +272,7 @@ fn a_boot_servers_answer_and_a_refusal_do_not_stop_the_search() {
     });
     let _server = Server::start(&rack, "port0", policy);
     let booted = Machine::boot(&machine, "", None);
-    assert_eq!(booted.wait_for_network().address.addr(), ADDRESS);
+    assert_eq!(booted.wait_for_network().addresses[0].addr(), ADDRESS);
     assert!(booted.said("DHCP server 10.1.0.1 refuses 10.1.0.77/24 on eth0: taken"));
 }
 
@@ -273,7 +286,7 @@ fn what_is_missing_is_said_and_works_as_soon_as_it_appears() {
     rack.ip("link set port0 up");
     wait_until("the complaint about the server", || booted.said("no DHCP answer on eth0 for"));
     let _server = Server::start(&rack, "port0", steady(ADDRESS, [1800, 3150, 3600]));
-    assert_eq!(booted.wait_for_network().address.addr(), ADDRESS);
+    assert_eq!(booted.wait_for_network().addresses[0].addr(), ADDRESS);
 }
 
 #[test]
@@ -296,8 +309,8 @@ fn an_address_that_nobody_renews_is_given_up_and_a_new_one_asked_for() {
     });
     let server = Server::start(&rack, "port0", policy);
     let booted = Machine::boot(&machine, "", None);
-    assert_eq!(booted.wait_for_network().address.addr(), ADDRESS);
-    wait_until("the second address", || booted.network().is_some_and(|network| network.address.addr() == second));
+    assert_eq!(booted.wait_for_network().addresses[0].addr(), ADDRESS);
+    wait_until("the second address", || booted.network().is_some_and(|network| network.addresses[0].addr() == second));
     let renewals = server.heard().iter().filter(|question| question.ciaddr() == ADDRESS).count();
     assert!(renewals >= 2, "renewing and rebinding were tried: {renewals}");
     let addresses = machine.ip("-4 address show dev eth0");
@@ -332,7 +345,7 @@ fn the_kernels_own_address_is_used_and_its_lease_taken_over() {
     let server = Server::start(&rack, "port0", steady(ADDRESS, [1, 20, 30]));
     let booted = Machine::boot(&machine, "ip=dhcp", Some(proc.path().to_owned()));
     let network = booted.wait_for_network();
-    assert_eq!(network.address.to_string(), "10.1.0.77/24");
+    assert_eq!(network.addresses[0].to_string(), "10.1.0.77/24");
     server.wait_for("a renewal of the kernel's lease", |question| question.ciaddr() == ADDRESS);
     let heard = server.heard();
     assert!(!heard.iter().any(|question| is(question, MessageType::Discover)), "no second lease is asked for");

@@ -225,7 +225,7 @@ impl Installation<'_> {
             fstab: fstab(plan, VERSION),
             // Upstream's agent has the file in any case.
             lvmlocal_conf: Some(LVMLOCAL_CONF.to_owned()),
-            resolvers: network.dns.clone(),
+            resolvers: self.session.resolver.servers(),
             ntp_servers: clock::servers(self.agent, self.session, self.connected),
             installed_over: Some(network.mac.to_string()),
             program_limit: os::Input::PROGRAM_LIMIT,

@@ -62,8 +62,8 @@ pub(crate) async fn run(agent: &Agent, identity: &Identity) -> Connected {
         LldpMode::Optional | LldpMode::Required => start_lldp(agent, identity).await,
     };
     let online = net::bring_up(&agent.roots, &agent.cmdline, Some(identity.uuid), &|line| info!("{line}")).await;
-    if let Some(lldp) = &lldp {
-        lldp.set_ip(online.network().address.addr().into());
+    if let (Some(lldp), Some(address)) = (&lldp, online.network().addresses.first()) {
+        lldp.set_ip(address.addr());
     }
     let late_links =
         lldp.as_ref().map(|lldp| AbortOnDrop(tokio::spawn(follow_links(agent.roots.clone(), Arc::clone(lldp)))));

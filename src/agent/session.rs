@@ -1,7 +1,7 @@
 //! The connections to the control plane.
 
 use anyhow::{Context, Result};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Agent;
 use crate::api::metal_config::MetalConfig;
@@ -30,6 +30,7 @@ impl Session {
             .config_url()
             .context("the kernel command line has neither drophammer.config= nor PIXIE_API_URL=")?;
         let config = metal_config::fetch(&http_client(resolver.clone(), None)?, url).await?;
+        resolver.set_metal_config(&config.dns_servers, &|line| warn!("{line}"));
         let http = http_client(resolver.clone(), config.ca_cert.as_deref())?;
         let channel = boot::channel(&config, resolver)?;
         agent.events.connect(channel.clone(), machine_id);

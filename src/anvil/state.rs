@@ -119,6 +119,7 @@ impl Anvil {
             key: Some(self.pki.client_key.clone()),
             hmac: Some(self.keys.secret(Role::View).to_owned()),
             ntp_servers: Some(ntp),
+            dns_servers: partition.dns_servers.iter().map(|server| server.ip.clone()).collect(),
             partition: partition.id.clone(),
             logging: None,
             image_mirrors: partition.image_mirrors.iter().map(Mirror::to_secret_string).collect(),

@@ -32,6 +32,9 @@ pub struct MetalConfig {
     /// Absent and empty are different upstream; to us both mean "none here".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ntp_servers: Option<Vec<String>>,
+    /// Ours; absent upstream. Name servers for the agent itself, address literals. They go before those of the network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
+    pub dns_servers: Vec<String>,
     /// Partition id for Register.
     #[serde(default, deserialize_with = "null_as_default")]
     pub partition: String,

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -47,10 +47,11 @@ pub struct Network {
     pub interface: String,
     pub link_index: u32,
     pub mac: Mac,
-    pub address: Ipv4Net,
+    /// Its own addresses, at least one; those of IPv4 come first.
+    pub addresses: Vec<IpNet>,
     /// What we set. The kernel's own routes are not listed until its lease has been taken over.
     pub routes: Vec<Route>,
-    /// Name servers: `drophammer.dns=`, else what DHCP, the kernel or `ip=` say. May be empty.
+    /// Name servers that DHCP, the kernel or `ip=` tell. May be empty. Who is asked is [`Resolver::servers`].
     pub dns: Vec<IpAddr>,
     pub domain: Option<String>,
     pub search: Vec<String>,
@@ -58,7 +59,7 @@ pub struct Network {
     pub ntp: Vec<String>,
     /// From `ip=`.
     pub host_name: Option<String>,
-    pub dhcp_server: Option<Ipv4Addr>,
+    pub dhcp_server: Option<IpAddr>,
     pub origin: Origin,
 }
 
@@ -82,20 +83,20 @@ impl Online {
 /// What is asked for first is taken first: an address the kernel already has, then `ip=`, then DHCP.
 pub async fn bring_up(roots: &Roots, cmdline: &Cmdline, uuid: Option<Uuid>, say: Say<'_>) -> Online {
     let netlink = until_it_works(say, || async { Netlink::open().context("opening rtnetlink") }).await;
-    let dns = parse_dns_override(cmdline, say);
+    let resolver = Resolver::of_cmdline(cmdline, say);
     if let Some(kernel) = read_kernel_config(roots)
         && let Some((link, address)) = until_it_works(say, || find_configured_link(&netlink)).await
     {
         say(format!("{} has {address} from the kernel", link.name));
-        return online_by_kernel(netlink, link, address, kernel, dns);
+        return online_by_kernel(netlink, link, address, kernel, resolver);
     }
     let setting = parse_ip_setting(cmdline.get("ip")).unwrap_or_else(|error| {
         say(format!("{error}; using DHCP instead"));
         IpSetting::Dhcp { device: None }
     });
     match setting {
-        IpSetting::Static(setting) => online_by_operator(netlink, setting, dns, say).await,
-        IpSetting::Dhcp { device } => online_by_dhcp(netlink, device, DhcpOptions { uuid }, dns, say).await,
+        IpSetting::Static(setting) => online_by_operator(netlink, setting, resolver, say).await,
+        IpSetting::Dhcp { device } => online_by_dhcp(netlink, device, DhcpOptions { uuid }, resolver, say).await,
     }
 }
 
@@ -103,15 +104,15 @@ async fn online_by_dhcp(
     netlink: Netlink,
     device: Option<String>,
     options: DhcpOptions,
-    dns: Vec<IpAddr>,
+    resolver: Resolver,
     say: Say<'_>,
 ) -> Online {
     let acquired = lease_on_link(&netlink, device.as_deref(), &options, say).await;
-    let network = network_of_lease(&acquired, &dns);
+    let network = network_of_lease(&acquired);
     say(describe(&network));
-    let resolver = Resolver::for_network(&network);
+    resolver.set_network(&network);
     let (publish, state) = watch::channel(network);
-    let keeper = Keeper { netlink, device, options, dns, resolver: resolver.clone(), publish };
+    let keeper = Keeper { netlink, device, options, resolver: resolver.clone(), publish };
     let task = tokio::spawn(keeper.run(acquired));
     Online { resolver, state, _keeper: Some(AbortOnDrop(task)) }
 }
@@ -131,16 +132,15 @@ fn online_by_kernel(
     link: EthernetLink,
     address: Ipv4Net,
     kernel: KernelConfig,
-    dns: Vec<IpAddr>,
+    resolver: Resolver,
 ) -> Online {
-    let learned: Vec<IpAddr> = kernel.dns.iter().copied().map(IpAddr::V4).collect();
     let network = Network {
         interface: link.name.clone(),
         link_index: link.index,
         mac: link.mac,
-        address,
+        addresses: vec![address.into()],
         routes: Vec::new(),
-        dns: if dns.is_empty() { learned } else { dns.clone() },
+        dns: kernel.dns.iter().copied().map(IpAddr::V4).collect(),
         domain: kernel.domain,
         search: Vec::new(),
         ntp: kernel.ntp.iter().map(Ipv4Addr::to_string).collect(),
@@ -148,28 +148,27 @@ fn online_by_kernel(
         dhcp_server: None,
         origin: Origin::Kernel,
     };
-    let resolver = Resolver::for_network(&network);
+    resolver.set_network(&network);
     let (publish, state) = watch::channel(network);
     let keeper = kernel.from_server.then(|| {
         // The kernel asked by MAC alone. With a client identifier the server would take us for another machine.
         let options = DhcpOptions { uuid: None };
-        let keeper = Keeper { netlink, device: None, options, dns, resolver: resolver.clone(), publish };
+        let keeper = Keeper { netlink, device: None, options, resolver: resolver.clone(), publish };
         AbortOnDrop(tokio::spawn(keeper.adopt(link, address)))
     });
     Online { resolver, state, _keeper: keeper }
 }
 
-async fn online_by_operator(netlink: Netlink, setting: StaticIp, dns: Vec<IpAddr>, say: Say<'_>) -> Online {
+async fn online_by_operator(netlink: Netlink, setting: StaticIp, resolver: Resolver, say: Say<'_>) -> Online {
     let link = find_link(&netlink, setting.device.as_deref(), say).await;
     until_it_works(say, || apply_static(&netlink, &link, &setting)).await;
-    let given: Vec<IpAddr> = setting.dns.iter().copied().map(IpAddr::V4).collect();
     let network = Network {
         interface: link.name,
         link_index: link.index,
         mac: link.mac,
-        address: setting.address,
+        addresses: vec![setting.address.into()],
         routes: setting.gateway.map(Route::default_via).into_iter().collect(),
-        dns: if dns.is_empty() { given } else { dns },
+        dns: setting.dns.iter().copied().map(IpAddr::V4).collect(),
         domain: None,
         search: Vec::new(),
         ntp: setting.ntp.iter().map(Ipv4Addr::to_string).collect(),
@@ -178,13 +177,13 @@ async fn online_by_operator(netlink: Netlink, setting: StaticIp, dns: Vec<IpAddr
         origin: Origin::Static,
     };
     say(describe(&network));
-    let resolver = Resolver::for_network(&network);
+    resolver.set_network(&network);
     let (_, state) = watch::channel(network);
     Online { resolver, state, _keeper: None }
 }
 
 async fn apply_static(netlink: &Netlink, link: &EthernetLink, setting: &StaticIp) -> Result<()> {
-    netlink.apply_address(link.index, setting.address, None).await?;
+    netlink.apply_address(link.index, setting.address.into(), None).await?;
     match setting.gateway {
         Some(gateway) => netlink.apply_route(link.index, &Route::default_via(gateway)).await,
         None => Ok(()),
@@ -210,10 +209,11 @@ async fn find_link(netlink: &Netlink, device: Option<&str>, say: Say<'_>) -> Eth
 /// The Ethernet link that has an address already.
 async fn find_configured_link(netlink: &Netlink) -> Result<Option<(EthernetLink, Ipv4Net)>> {
     let links = netlink.read_ethernet_links().await?;
-    let addresses = netlink.read_ipv4_addresses().await?;
-    let found = addresses
-        .into_iter()
-        .find_map(|(index, address)| links.iter().find(|link| link.index == index).map(|link| (link.clone(), address)));
+    let addresses = netlink.read_addresses().await?;
+    let found = addresses.into_iter().find_map(|(index, address)| {
+        let IpNet::V4(address) = address else { return None };
+        links.iter().find(|link| link.index == index).map(|link| (link.clone(), address))
+    });
     Ok(found)
 }
 
@@ -222,7 +222,6 @@ struct Keeper {
     netlink: Netlink,
     device: Option<String>,
     options: DhcpOptions,
-    dns: Vec<IpAddr>,
     resolver: Resolver,
     publish: watch::Sender<Network>,
 }
@@ -276,49 +275,37 @@ impl Keeper {
     }
 
     fn publish(&self, acquired: &Acquired) {
-        let network = network_of_lease(acquired, &self.dns);
-        self.resolver.configure(&network);
+        let network = network_of_lease(acquired);
+        self.resolver.set_network(&network);
         self.publish.send_replace(network);
     }
 }
 
-fn network_of_lease(acquired: &Acquired, dns: &[IpAddr]) -> Network {
+fn network_of_lease(acquired: &Acquired) -> Network {
     let Acquired { link, lease, .. } = acquired;
-    let learned = || lease.dns.iter().copied().map(IpAddr::V4).collect();
     Network {
         interface: link.name.clone(),
         link_index: link.index,
         mac: link.mac,
-        address: lease.address,
+        addresses: vec![lease.address.into()],
         routes: lease.routes.clone(),
-        dns: if dns.is_empty() { learned() } else { dns.to_vec() },
+        dns: lease.dns.iter().copied().map(IpAddr::V4).collect(),
         domain: lease.domain.clone(),
         search: lease.search.clone(),
         ntp: lease.ntp.iter().map(Ipv4Addr::to_string).collect(),
         host_name: None,
-        dhcp_server: Some(lease.server),
+        dhcp_server: Some(lease.server.into()),
         origin: Origin::Dhcp,
     }
 }
 
 fn describe(network: &Network) -> String {
-    let Network { interface, address, .. } = network;
+    let addresses: Vec<String> = network.addresses.iter().map(IpNet::to_string).collect();
+    let (interface, addresses) = (&network.interface, addresses.join(", "));
     match network.dhcp_server {
-        Some(server) => format!("{interface} has {address} from DHCP server {server}"),
-        None => format!("{interface} has {address}"),
+        Some(server) => format!("{interface} has {addresses} from DHCP server {server}"),
+        None => format!("{interface} has {addresses}"),
     }
-}
-
-/// `drophammer.dns=`; what is no address is named and left out.
-fn parse_dns_override(cmdline: &Cmdline, say: Say<'_>) -> Vec<IpAddr> {
-    let mut servers = Vec::new();
-    for text in cmdline.list("drophammer.dns") {
-        match text.parse() {
-            Ok(address) => servers.push(address),
-            Err(_) => say(format!("drophammer.dns={text} is no IP address, ignored")),
-        }
-    }
-    servers
 }
 
 /// Repeats with growing delays, saying why.

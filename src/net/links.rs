@@ -2,15 +2,15 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures_util::TryStreamExt;
-use ipnet::Ipv4Net;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, CacheInfo};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, CacheInfo};
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
-use rtnetlink::packet_route::route::RouteScope;
+use rtnetlink::packet_route::route::{RouteMessage, RouteScope};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder, new_connection};
 use serde::Serialize;
 use tokio::task::JoinHandle;
@@ -56,13 +56,19 @@ impl Link {
 /// A way to a network. Without `gateway` the network is on the link itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Route {
-    pub destination: Ipv4Net,
-    pub gateway: Option<Ipv4Addr>,
+    pub destination: IpNet,
+    /// Of the destination's family.
+    pub gateway: Option<IpAddr>,
 }
 
 impl Route {
-    pub fn default_via(gateway: Ipv4Addr) -> Self {
-        Self { destination: Ipv4Net::default(), gateway: Some(gateway) }
+    pub fn default_via(gateway: impl Into<IpAddr>) -> Self {
+        let gateway = gateway.into();
+        let destination = match gateway {
+            IpAddr::V4(_) => IpNet::V4(Ipv4Net::default()),
+            IpAddr::V6(_) => IpNet::V6(Ipv6Net::default()),
+        };
+        Self { destination, gateway: Some(gateway) }
     }
 }
 
@@ -149,16 +155,19 @@ impl Netlink {
         tokio::time::timeout(limit, search).await.ok().transpose()
     }
 
-    /// IPv4 addresses of global scope, with the index of their link.
-    pub async fn read_ipv4_addresses(&self) -> Result<Vec<(u32, Ipv4Net)>> {
+    /// Addresses that others can reach, IPv4 first, with the index of their link. Neither loopback nor link-local ones,
+    /// nor those of which it is not known yet that no other has them.
+    pub async fn read_addresses(&self) -> Result<Vec<(u32, IpNet)>> {
         let messages: Vec<AddressMessage> =
             self.handle.address().get().execute().try_collect().await.context("reading addresses")?;
-        Ok(messages.iter().filter_map(parse_ipv4_address).collect())
+        let mut addresses: Vec<_> = messages.iter().filter_map(parse_address).collect();
+        addresses.sort_by_key(|(_, address)| matches!(address, IpNet::V6(_)));
+        Ok(addresses)
     }
 
     /// Adds the address or changes the lifetime of the one that is there. `None` means for ever.
-    pub async fn apply_address(&self, link_index: u32, address: Ipv4Net, lifetime: Option<Duration>) -> Result<()> {
-        let mut request = self.handle.address().add(link_index, IpAddr::V4(address.addr()), address.prefix_len());
+    pub async fn apply_address(&self, link_index: u32, address: IpNet, lifetime: Option<Duration>) -> Result<()> {
+        let mut request = self.handle.address().add(link_index, address.addr(), address.prefix_len());
         if let Some(lifetime) = lifetime {
             let seconds = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX).max(1);
             let mut cache = CacheInfo::default();
@@ -171,12 +180,12 @@ impl Netlink {
     }
 
     /// Takes the address away; it is no fault when it is gone already.
-    pub async fn remove_address(&self, link_index: u32, address: Ipv4Net) -> Result<()> {
+    pub async fn remove_address(&self, link_index: u32, address: IpNet) -> Result<()> {
         let addresses = self.handle.address();
         let mut found = addresses
             .get()
             .set_link_index_filter(link_index)
-            .set_address_filter(IpAddr::V4(address.addr()))
+            .set_address_filter(address.addr())
             .set_prefix_length_filter(address.prefix_len())
             .execute();
         while let Some(message) = found.try_next().await.context("reading addresses")? {
@@ -188,26 +197,27 @@ impl Netlink {
 
     /// Adds the route or replaces the one to the same network.
     pub async fn apply_route(&self, link_index: u32, route: &Route) -> Result<()> {
-        let message = route_message(link_index, route);
-        let done = self.handle.route().add(message).replace().execute().await;
-        done.with_context(|| format!("setting route {route} on link {link_index}"))
+        let context = || format!("setting route {route} on link {link_index}");
+        let message = route_message(link_index, route).with_context(context)?;
+        self.handle.route().add(message).replace().execute().await.with_context(context)
     }
 
     pub async fn remove_route(&self, link_index: u32, route: &Route) -> Result<()> {
-        let done = self.handle.route().del(route_message(link_index, route)).execute().await;
-        done.with_context(|| format!("removing route {route} from link {link_index}"))
+        let context = || format!("removing route {route} from link {link_index}");
+        let message = route_message(link_index, route).with_context(context)?;
+        self.handle.route().del(message).execute().await.with_context(context)
     }
 }
 
-fn route_message(link_index: u32, route: &Route) -> rtnetlink::packet_route::route::RouteMessage {
-    let builder = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(route.destination.network(), route.destination.prefix_len())
+fn route_message(link_index: u32, route: &Route) -> Result<RouteMessage> {
+    let builder = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(route.destination.network(), route.destination.prefix_len())?
         .output_interface(link_index);
-    match route.gateway {
+    Ok(match route.gateway {
         // Onlink: a router outside the own network (a /32 address) is legal, and the kernel would refuse it.
-        Some(gateway) => builder.gateway(gateway).onlink().build(),
+        Some(gateway) => builder.gateway(gateway)?.onlink().build(),
         None => builder.scope(RouteScope::Link).build(),
-    }
+    })
 }
 
 fn parse_link(message: &LinkMessage) -> Link {
@@ -241,13 +251,18 @@ fn is_a_cable(info: &LinkInfo) -> bool {
     }
 }
 
-fn parse_ipv4_address(message: &AddressMessage) -> Option<(u32, Ipv4Net)> {
-    // IFA_LOCAL is the own address; IFA_ADDRESS is the peer's on a point-to-point link.
-    let local = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
-        _ => None,
-    })?;
-    let usable = !local.is_loopback() && !local.is_link_local();
-    let net = Ipv4Net::new(local, message.header.prefix_len).ok()?;
-    usable.then_some((message.header.index, net))
+fn parse_address(message: &AddressMessage) -> Option<(u32, IpNet)> {
+    let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(wanted);
+    // IFA_LOCAL is the own address, where it is told; IFA_ADDRESS is the peer's on a point-to-point link.
+    let local = find(|attribute| if let AddressAttribute::Local(address) = attribute { Some(*address) } else { None });
+    let named =
+        || find(|attribute| if let AddressAttribute::Address(address) = attribute { Some(*address) } else { None });
+    let address = local.or_else(named)?;
+    let usable = match address {
+        IpAddr::V4(address) => !address.is_loopback() && !address.is_link_local(),
+        IpAddr::V6(address) => address != Ipv6Addr::LOCALHOST && !address.is_unicast_link_local(),
+    };
+    let unproven = AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed;
+    let net = IpNet::new(address, message.header.prefix_len).ok()?;
+    (usable && !message.header.flags.intersects(unproven)).then_some((message.header.index, net))
 }

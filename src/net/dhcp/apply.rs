@@ -17,7 +17,7 @@ pub async fn apply_lease(netlink: &Netlink, acquired: &Acquired, before: Option<
         apply_mtu(netlink, link, lease).await;
     }
     let lifetime = lease.times.map(|times| times.expire.saturating_sub(since.elapsed()));
-    netlink.apply_address(link.index, lease.address, lifetime).await?;
+    netlink.apply_address(link.index, lease.address.into(), lifetime).await?;
     if let Some(before) = before {
         remove_outdated(netlink, link, before, lease).await;
     }
@@ -36,7 +36,7 @@ pub async fn remove_lease(netlink: &Netlink, link: &EthernetLink, lease: &Lease)
             tracing::debug!(error = format!("{error:#}"), "old route");
         }
     }
-    if let Err(error) = netlink.remove_address(link.index, lease.address).await {
+    if let Err(error) = netlink.remove_address(link.index, lease.address.into()).await {
         warn!(error = format!("{error:#}"), "old address stays");
     }
 }
@@ -60,7 +60,7 @@ async fn remove_outdated(netlink: &Netlink, link: &EthernetLink, before: &Lease,
         }
     }
     if before.address != now.address
-        && let Err(error) = netlink.remove_address(link.index, before.address).await
+        && let Err(error) = netlink.remove_address(link.index, before.address.into()).await
     {
         warn!(error = format!("{error:#}"), "old address stays");
     }

@@ -163,8 +163,8 @@ fn parse_classless_routes(mut bytes: &[u8]) -> Option<Vec<Route>> {
         octets.get_mut(..network.len())?.copy_from_slice(network);
         let router = Ipv4Addr::from(*router);
         routes.push(Route {
-            destination: Ipv4Net::new(octets.into(), prefix).ok()?.trunc(),
-            gateway: (!router.is_unspecified()).then_some(router),
+            destination: Ipv4Net::new(octets.into(), prefix).ok()?.trunc().into(),
+            gateway: (!router.is_unspecified()).then_some(router.into()),
         });
         bytes = rest;
     }

@@ -256,7 +256,7 @@ mod tests {
             interface: "eth0".into(),
             link_index: 2,
             mac: "02:00:00:00:00:01".parse().unwrap(),
-            address: "10.1.0.77/24".parse().unwrap(),
+            addresses: vec!["10.1.0.77/24".parse().unwrap()],
             routes: vec![],
             dns: vec![],
             domain: None,

@@ -1,71 +1,128 @@
 //! Names, from the configured servers and nobody else.
+//!
+//! Who is asked are the first of these that are any: `drophammer.dns=`; `dns_servers` of MetalConfig; those that the
+//! network tells (DHCP, the kernel, `ip=`). Addresses, and the names of `drophammer.host=`, are never asked for.
+
+mod hosts;
+mod servers;
 
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::str::FromStr;
-use std::sync::{Arc, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, PoisonError, RwLock};
 
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ServerOrderingStrategy};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::rr::Name;
 use reqwest::dns::{Addrs, Resolve, Resolving};
 use thiserror::Error;
 
-use super::bring_up::Network;
+pub use hosts::Hosts;
 
-/// Per question and server. With the tries below a dead name server costs four seconds, not twenty.
-const QUERY_LIMIT: Duration = Duration::from_secs(2);
-const TRIES: usize = 2;
+use self::servers::Servers;
+use super::Say;
+use super::bring_up::Network;
+use crate::config::cmdline::Cmdline;
 
 /// Why a name has no address.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ResolveError {
     #[error("cannot look up {name:?}: no name server is configured")]
     NoServers { name: String },
-    #[error("cannot look up {name:?} at {}: {reason}", list(servers))]
-    Failed { name: String, servers: Vec<IpAddr>, reason: String },
+    /// A server knows that there is none. The others are not asked.
+    #[error("cannot look up {name:?}: name server {server} says that {reason}")]
+    Nothing { name: String, server: IpAddr, reason: String },
+    #[error("cannot look up {name:?}: {}", list(failures))]
+    Failed { name: String, failures: Vec<(IpAddr, String)> },
 }
 
-fn list(servers: &[IpAddr]) -> String {
-    servers.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ")
+fn list(failures: &[(IpAddr, String)]) -> String {
+    failures.iter().map(|(server, reason)| format!("name server {server}: {reason}")).collect::<Vec<_>>().join("; ")
 }
 
 /// Asks the configured name servers. A cheap handle: clones share servers and cache.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Resolver(Arc<RwLock<Inner>>);
 
 /// The lock is only ever held to copy or to replace this.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Inner {
-    servers: Vec<IpAddr>,
-    /// `None` without servers.
-    lookup: Option<TokioResolver>,
+    sources: Sources,
+    /// `None` when nobody is configured.
+    servers: Option<Arc<Servers>>,
+}
+
+/// Who names servers, the first first.
+#[derive(Clone, Default, PartialEq, Eq)]
+struct Sources {
+    cmdline: Vec<IpAddr>,
+    metal_config: Vec<IpAddr>,
+    network: Vec<IpAddr>,
+    search: Vec<String>,
+    hosts: Hosts,
+}
+
+impl Sources {
+    fn servers(&self) -> &[IpAddr] {
+        [&self.cmdline, &self.metal_config, &self.network]
+            .into_iter()
+            .find(|servers| !servers.is_empty())
+            .map_or(&[], Vec::as_slice)
+    }
 }
 
 impl Resolver {
     /// With no servers only literal addresses are resolved. `search` completes names without a dot.
     pub fn new(servers: &[IpAddr], search: &[String]) -> Self {
-        Self(Arc::new(RwLock::new(Inner::new(servers, search))))
+        let resolver = Self::default();
+        resolver.change(|sources| {
+            sources.network = servers.to_vec();
+            sources.search = search.to_vec();
+        });
+        resolver
     }
 
-    /// For the servers, domain and search list of `network`.
-    pub fn for_network(network: &Network) -> Self {
-        Self::new(&network.dns, &search_list(network))
+    /// With `drophammer.dns=` and `drophammer.host=`. What is wrong there is told and left out.
+    pub fn of_cmdline(cmdline: &Cmdline, say: Say<'_>) -> Self {
+        let resolver = Self::default();
+        resolver.change(|sources| {
+            sources.cmdline = parse_servers("drophammer.dns", &cmdline.list("drophammer.dns"), say);
+            let (hosts, faults) = Hosts::parse(&cmdline.list("drophammer.host"));
+            faults.into_iter().for_each(|fault| say(format!("{fault}; left out")));
+            sources.hosts = hosts;
+        });
+        resolver
     }
 
-    /// From now on asks the servers of `network`. Keeps the cache when nothing changed.
-    pub fn configure(&self, network: &Network) {
-        if self.servers() != network.dns {
-            let inner = Inner::new(&network.dns, &search_list(network));
-            *self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner) = inner;
+    /// From now on knows the servers, domain and search list of `network`.
+    pub fn set_network(&self, network: &Network) {
+        self.change(|sources| {
+            sources.network.clone_from(&network.dns);
+            sources.search = search_list(network);
+        });
+    }
+
+    /// From now on knows `dns_servers` of MetalConfig. What is no address is told and left out.
+    pub fn set_metal_config(&self, servers: &[String], say: Say<'_>) {
+        let servers: Vec<&str> = servers.iter().map(String::as_str).collect();
+        let servers = parse_servers("dns_servers of MetalConfig", &servers, say);
+        self.change(|sources| sources.metal_config = servers);
+    }
+
+    /// Keeps the caches when nothing changed.
+    fn change(&self, change: impl FnOnce(&mut Sources)) {
+        let mut inner = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let before = inner.sources.clone();
+        change(&mut inner.sources);
+        let now = &inner.sources;
+        if (before.servers(), &before.search) != (now.servers(), &now.search) {
+            inner.servers = match now.servers() {
+                [] => None,
+                servers => Some(Arc::new(Servers::new(servers, &now.search))),
+            };
         }
     }
 
+    /// Those that are asked.
     pub fn servers(&self) -> Vec<IpAddr> {
-        self.inner().servers
+        self.inner().sources.servers().to_vec()
     }
 
     /// All addresses of `name`, at least one. A literal address, with or without `[]`, is its own.
@@ -73,47 +130,35 @@ impl Resolver {
         if let Ok(literal) = name.trim_start_matches('[').trim_end_matches(']').parse() {
             return Ok(vec![literal]);
         }
-        let Inner { servers, lookup } = self.inner();
-        let Some(lookup) = lookup else { return Err(ResolveError::NoServers { name: name.to_owned() }) };
-        let failed = |reason: String| ResolveError::Failed { name: name.to_owned(), servers: servers.clone(), reason };
-        let answer = lookup.lookup_ip(name).await.map_err(|error| failed(error.to_string()))?;
-        let addresses: Vec<IpAddr> = answer.iter().collect();
-        if addresses.is_empty() { Err(failed("it has no address".to_owned())) } else { Ok(addresses) }
+        let Inner { sources, servers } = self.inner();
+        let given = sources.hosts.find(name);
+        if !given.is_empty() {
+            return Ok(given);
+        }
+        match servers {
+            Some(servers) => servers.resolve(name).await,
+            None => Err(ResolveError::NoServers { name: name.to_owned() }),
+        }
     }
 
     fn inner(&self) -> Inner {
-        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+fn parse_servers(whose: &str, texts: &[&str], say: Say<'_>) -> Vec<IpAddr> {
+    let mut servers = Vec::new();
+    for text in texts {
+        match text.parse() {
+            Ok(address) => servers.push(address),
+            Err(_) => say(format!("{whose}: {text:?} is no IP address; left out")),
+        }
+    }
+    servers
 }
 
 fn search_list(network: &Network) -> Vec<String> {
     if network.search.is_empty() { network.domain.iter().cloned().collect() } else { network.search.clone() }
-}
-
-impl Inner {
-    fn new(servers: &[IpAddr], search: &[String]) -> Self {
-        let lookup = (!servers.is_empty()).then(|| build(servers, search)).flatten();
-        Self { servers: servers.to_vec(), lookup }
-    }
-}
-
-fn build(servers: &[IpAddr], search: &[String]) -> Option<TokioResolver> {
-    let search = search.iter().filter_map(|domain| Name::from_str(domain).ok()).collect();
-    let servers = servers.iter().map(|server| NameServerConfig::udp_and_tcp(*server)).collect();
-    let config = ResolverConfig::from_parts(None, search, servers);
-    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-    let options = builder.options_mut();
-    options.timeout = QUERY_LIMIT;
-    options.attempts = TRIES;
-    options.use_hosts_file = ResolveHosts::Never;
-    options.server_ordering_strategy = ServerOrderingStrategy::UserProvidedOrder;
-    match builder.build() {
-        Ok(resolver) => Some(resolver),
-        Err(error) => {
-            tracing::warn!(%error, "name servers can't be used");
-            None
-        }
-    }
 }
 
 impl Resolve for Resolver {
