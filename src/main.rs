@@ -1,9 +1,11 @@
 //! drophammer: the agent as PID 1, or one part of it as a subcommand.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use tracing_subscriber::filter::LevelFilter;
 
 use drophammer::{agent, disk, image, inventory, net};
 
@@ -49,6 +51,12 @@ fn main() -> ExitCode {
     })
 }
 
+/// Images may take minutes to come, or not to come: what goes wrong meanwhile is told at once, on standard error.
+fn tell_warnings() {
+    let lines = tracing_subscriber::fmt().with_max_level(LevelFilter::WARN).with_writer(std::io::stderr);
+    lines.with_ansi(std::io::stderr().is_terminal()).with_target(false).without_time().init();
+}
+
 fn run(command: Command) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     match command {
@@ -56,10 +64,12 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Plan(args) => disk::command::run_plan(&args),
         Command::Erase(args) => disk::command::run_erase(&args),
         Command::Unpack(args) => {
+            tell_warnings();
             let http = net::desk_http_client(args.proxy().as_ref())?;
             runtime.block_on(image::command::run_unpack(&args, http))
         }
         Command::Write(args) => {
+            tell_warnings();
             let http = net::desk_http_client(args.proxy().as_ref())?;
             runtime.block_on(image::command::run_write(&args, http))
         }

@@ -103,6 +103,10 @@ async fn find_digest_beside(
     counters: &Counters,
 ) -> Result<Option<(Source, Digest)>, ImageError> {
     let file_name = source.file_name();
+    if let Source::File(path) = source {
+        // else it would be the digest that is missing
+        std::fs::metadata(path).map_err(|source| ImageError::ReadFile { path: path.clone(), offset: 0, source })?;
+    }
     for (suffix, algorithm) in SUFFIXES {
         let beside = source.beside(suffix);
         let Some(text) = read_beside(&beside, options).await? else { continue };

@@ -4,6 +4,7 @@ mod acls;
 mod archives;
 mod blocks;
 mod compressions;
+mod desk;
 mod digests;
 mod flood;
 mod hostile;
