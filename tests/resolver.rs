@@ -48,12 +48,23 @@ async fn serve_names(asked: Arc<Mutex<Vec<String>>>) {
 
 /// Answers after `delay`.
 async fn serve_names_at(address: IpAddr, delay: Duration, asked: Arc<Mutex<Vec<String>>>) {
+    serve_spoilt_names_at(address, delay, asked, |_| {}).await;
+}
+
+/// Answers after `delay`, and not before `spoil` has had its way with the answer.
+async fn serve_spoilt_names_at(
+    address: IpAddr,
+    delay: Duration,
+    asked: Arc<Mutex<Vec<String>>>,
+    spoil: fn(&mut Vec<u8>),
+) {
     let socket = Arc::new(UdpSocket::bind((address, 53)).await.unwrap());
     tokio::spawn(async move {
         let mut buffer = [0; 512];
         while let Ok((len, from)) = socket.recv_from(&mut buffer).await {
             asked.lock().unwrap().push(name_of(&buffer[..len]));
-            let (socket, answer) = (Arc::clone(&socket), answer(&buffer[..len]));
+            let (socket, mut answer) = (Arc::clone(&socket), answer(&buffer[..len]));
+            spoil(&mut answer);
             tokio::spawn(async move {
                 tokio::time::sleep(delay).await;
                 let _ = socket.send_to(&answer, from).await;
@@ -149,16 +160,8 @@ fn a_server_that_fails_or_lies_about_the_question_is_passed_over() {
         |packet| packet[13] = b'x',
         |packet| packet.truncate(5),
     ] {
-        let (found, _, second) = with_a_good_second(move |_| async move {
-            let socket = UdpSocket::bind((FIRST, 53)).await.unwrap();
-            tokio::spawn(async move {
-                let mut buffer = [0; 512];
-                while let Ok((len, from)) = socket.recv_from(&mut buffer).await {
-                    let mut packet = answer(&buffer[..len]);
-                    spoil(&mut packet);
-                    let _ = socket.send_to(&packet, from).await;
-                }
-            });
+        let (found, _, second) = with_a_good_second(move |asked| async move {
+            serve_spoilt_names_at(FIRST, Duration::ZERO, asked, spoil).await;
         });
         assert_eq!(found, Ok(vec![SERVER]));
         assert!(second > 0);

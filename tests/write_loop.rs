@@ -1,5 +1,6 @@
 //! Images on disks: raw ones that grow to their disk, judged by the tools of GPT and of the file systems, and disks that
-//! lie or fail, below raw images and below file systems. Needs root. A kernel that lets us (user-mode Linux's does) grows ext4 itself; elsewhere its tools do.
+//! lie or fail, below raw images and below file systems. Needs root. A kernel that lets us (user-mode Linux's does) grows
+//! ext4 itself; elsewhere its tools do.
 
 mod loop_device;
 #[allow(dead_code, reason = "each test program uses a part of it")]

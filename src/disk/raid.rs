@@ -15,9 +15,10 @@ use crate::sys::roots::Roots;
 
 pub const MDADM: &str = "mdadm";
 
-/// Whoever looks at a new device (udev, blkid) lets go of it within moments.
+/// md's own delay is a fifth of a second (`safe_mode_delay`).
 const CLEAN_LIMIT: Duration = Duration::from_secs(2);
 const CLEAN_POLL: Duration = Duration::from_millis(100);
+/// Whoever looks at a new device (udev, blkid) lets go of it within moments.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 const STOP_POLL: Duration = Duration::from_millis(200);
 /// KiB/s. What has to be copied is copied as fast as the disks can; upstream's number.

@@ -19,7 +19,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat};
 use xattr::FileExt;
 
-use super::tree::Dir;
+use super::tree::{Dir, file_system_name};
 use crate::image::report::Counters;
 use crate::image::tar::{Entry, Timestamp};
 
@@ -152,8 +152,7 @@ impl Metadata {
 
     fn warn_once(&self, device: u64, what: &str) {
         if self.warned.lock().is_ok_and(|mut warned| warned.insert(device)) {
-            let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
-            self.counters.warn(format!("file system {major}:{minor} does not keep {what}: left out there"));
+            self.counters.warn(format!("{} does not keep {what}: left out there", file_system_name(device)));
         }
     }
 }

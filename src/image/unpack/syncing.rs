@@ -8,7 +8,7 @@ use std::fs::File;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use super::tree::{Dir, reopen};
+use super::tree::{Dir, file_system_name, reopen};
 use crate::image::error::ImageError;
 use crate::sys::write_behind::begin_writing;
 
@@ -142,8 +142,6 @@ impl Shared {
 
 /// Waits until all that was written to a directory's file system is on its disk.
 pub(super) fn sync(dir: &Dir) -> Result<(), ImageError> {
-    reopen(dir).and_then(nix::unistd::syncfs).map_err(|err| {
-        let (major, minor) = (nix::sys::stat::major(dir.device), nix::sys::stat::minor(dir.device));
-        ImageError::Sync { path: format!("file system {major}:{minor}"), source: err.into() }
-    })
+    let synced = reopen(dir).and_then(nix::unistd::syncfs);
+    synced.map_err(|err| ImageError::Sync { path: file_system_name(dir.device), source: err.into() })
 }

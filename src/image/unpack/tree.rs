@@ -15,6 +15,8 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{Mode, fstat, mkdirat};
 
+use super::read_back::Identity;
+
 /// Directories kept open. Archives come directory by directory, so few are enough.
 const CACHE_MAX: usize = 128;
 /// The kernel asks for another try when a rename went on beside a lookup.
@@ -27,6 +29,13 @@ pub(super) struct Dir {
     pub(super) device: u64,
     /// `st_ino`: tells directories of one file system apart.
     pub(super) inode: u64,
+}
+
+impl Dir {
+    /// Tells directories apart.
+    pub(super) fn identity(&self) -> Identity {
+        Identity { device: self.device, inode: self.inode }
+    }
 }
 
 impl AsFd for Dir {
@@ -147,6 +156,11 @@ impl Tree {
 /// The directory itself, for what an `O_PATH` descriptor can't do.
 pub(super) fn reopen(dir: impl AsFd) -> Result<OwnedFd, Errno> {
     openat(dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+/// A file system, for people.
+pub(super) fn file_system_name(device: u64) -> String {
+    format!("file system {}:{}", nix::sys::stat::major(device), nix::sys::stat::minor(device))
 }
 
 pub(super) fn dir(fd: OwnedFd) -> Result<Dir, Errno> {

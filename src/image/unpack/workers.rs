@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 
 use super::file::{FileJob, Making};
 use super::jobs::Jobs;
+use super::read_back::Identity;
 use super::tree::Dir;
 use crate::image::error::ImageError;
 use crate::image::queue::Gone;
@@ -52,7 +53,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    jobs: Jobs<(u64, u64), (Place, FileJob)>,
+    jobs: Jobs<Identity, (Place, FileJob)>,
     /// Where files are being made, queued ones included.
     places: HashSet<Place>,
     /// Content on the way, bytes.
@@ -123,7 +124,7 @@ impl Workers {
     }
 
     pub(super) fn place(&self, dir: &Dir, name: &[u8]) -> Place {
-        Place(self.hasher.hash_one((dir.device, dir.inode, name)))
+        Place(self.hasher.hash_one((dir.identity(), name)))
     }
 
     /// Waits for room for content that is to be sent. More than there is at all counts as all there is.
@@ -139,7 +140,7 @@ impl Workers {
         drop(self.shared.wait_for(Awaited::Place(place))?);
         let mut state = self.shared.wait_for(Awaited::Queue)?;
         state.places.insert(place);
-        state.jobs.push((job.dir.device, job.dir.inode), (place, job));
+        state.jobs.push(job.dir.identity(), (place, job));
         drop(state);
         self.shared.work.notify_one();
         Ok(())

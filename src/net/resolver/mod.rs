@@ -101,8 +101,7 @@ impl Resolver {
 
     /// From now on knows `dns_servers` of MetalConfig. What is no address is told and left out.
     pub fn set_metal_config(&self, servers: &[String], say: Say<'_>) {
-        let servers: Vec<&str> = servers.iter().map(String::as_str).collect();
-        let servers = parse_servers("dns_servers of MetalConfig", &servers, say);
+        let servers = parse_servers("dns_servers of MetalConfig", servers, say);
         self.change(|sources| sources.metal_config = servers);
     }
 
@@ -146,9 +145,10 @@ impl Resolver {
     }
 }
 
-fn parse_servers(whose: &str, texts: &[&str], say: Say<'_>) -> Vec<IpAddr> {
+fn parse_servers(whose: &str, texts: &[impl AsRef<str>], say: Say<'_>) -> Vec<IpAddr> {
     let mut servers = Vec::new();
     for text in texts {
+        let text = text.as_ref();
         match text.parse() {
             Ok(address) => servers.push(address),
             Err(_) => say(format!("{whose}: {text:?} is no IP address; left out")),

@@ -110,18 +110,24 @@ impl Server {
 async fn ask(lookup: &TokioResolver, name: &str) -> Answer {
     let (mut v4, mut v6) =
         (pin!(ask_kind(lookup, name, RecordType::A)), pin!(ask_kind(lookup, name, RecordType::AAAA)));
-    let has_some = |answer: &Answer| matches!(answer, Answer::Addresses(_));
-    let late = || Answer::Failed("no answer".to_owned());
     tokio::select! {
         v4 = &mut v4 => {
-            let v6 = if has_some(&v4) { timeout(OTHER_KIND, v6).await.unwrap_or_else(|_| late()) } else { v6.await };
+            let v6 = other_kind(&v4, v6).await;
             v4.or(v6)
         }
         v6 = &mut v6 => {
-            let v4 = if has_some(&v6) { timeout(OTHER_KIND, v4).await.unwrap_or_else(|_| late()) } else { v4.await };
+            let v4 = other_kind(&v6, v4).await;
             v4.or(v6)
         }
     }
+}
+
+/// The second answer, which is not worth much time when the first is of use.
+async fn other_kind(first: &Answer, second: impl Future<Output = Answer>) -> Answer {
+    if !matches!(first, Answer::Addresses(_)) {
+        return second.await;
+    }
+    timeout(OTHER_KIND, second).await.unwrap_or_else(|_| Answer::Failed("no answer".to_owned()))
 }
 
 async fn ask_kind(lookup: &TokioResolver, name: &str, kind: RecordType) -> Answer {
