@@ -22,7 +22,7 @@ struct Process {
 impl Process {
     fn start(data: &Path) -> Self {
         let config = data.with_extension("yaml");
-        std::fs::write(&config, "{listen: 127.0.0.1, http_port: 0, grpc_port: 0}").unwrap();
+        std::fs::write(&config, "{listen: 127.0.0.1, http_port: 0, https_port: 0, grpc_port: 0}").unwrap();
         // Written anew when the server listens.
         let _ = std::fs::remove_file(data.join("client.json"));
         let child = Command::new(ANVIL)

@@ -352,7 +352,7 @@ async fn the_partitions_words_reach_the_boot_answer() {
     let mut config = parse_config(text).unwrap();
     config.data = dir.path().join("data");
     let address = "127.0.0.1:1".parse().unwrap();
-    let anvil = Anvil::open(config, Endpoints { http: address, grpc: address }).unwrap();
+    let anvil = Anvil::open(config, Endpoints { http: address, https: address, grpc: address }).unwrap();
     let cmdline = "a=1 drophammer.erase=purge drophammer.erase_exclude=serial:A%20B";
     let decision = Authority::new(anvil.clone()).boot(MAC).await.unwrap();
     assert_eq!(decision, BootDecision::Agent { cmdline: cmdline.to_owned() });

@@ -10,9 +10,11 @@ use anyhow::{Result, bail};
 use async_trait::async_trait;
 use drophammer::anvil::netboot::file_id::FileIds;
 use drophammer::anvil::netboot::http::{BootHttp, router};
+use drophammer::anvil::netboot::script::SecureConfig;
 use drophammer::anvil::netboot::tftp::TftpServer;
 use drophammer::anvil::netboot::{BootAuthority, BootDecision};
 use drophammer::anvil::{dns, images_http, ntp};
+use drophammer::api::ca_pin::CaPin;
 use drophammer::api::metal_config::MetalConfig;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::time::timeout;
@@ -169,6 +171,7 @@ async fn boot_server(dir: &Path) -> SocketAddr {
         kernel: dir.join("vmlinuz"),
         initrd: dir.join("initrd"),
         pixie_api_url: "http://10.1.0.5:4242/certs".into(),
+        secure_config: SecureConfig { url: "https://10.1.0.5:4243/certs".to_owned(), ca: CaPin::of(b"certificate") },
         debug: true,
         loader_dir: dir.to_owned(),
         ids: FileIds::load_or_create(&dir.join("file-id.key")).unwrap(),
@@ -196,8 +199,12 @@ async fn ipxe_gets_a_script_whose_links_lead_to_kernel_and_initrd() {
     assert_eq!(lines[..2], ["#!ipxe", "isset ${console} || set console ttyS0"]);
     assert_eq!(
         lines[6],
-        "boot kernel initrd=initrd0 console=${console},115200n8 console=ttyS0,115200n8 \
-         PIXIE_API_URL=http://10.1.0.5:4242/certs drophammer.lldp=optional DEBUG=1"
+        format!(
+            "boot kernel initrd=initrd0 console=${{console}},115200n8 console=ttyS0,115200n8 \
+             PIXIE_API_URL=http://10.1.0.5:4242/certs drophammer.config=https://10.1.0.5:4243/certs drophammer.ca={} \
+             drophammer.lldp=optional DEBUG=1",
+            CaPin::of(b"certificate")
+        )
     );
     let link = |line: &str| {
         let url = line.split_whitespace().find(|word| word.starts_with("http://")).unwrap();

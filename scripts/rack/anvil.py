@@ -9,6 +9,7 @@ from .commands import CommandFailed, LabError, TimedOut
 from .paths import DIST
 
 HTTP_PORT = 4242
+HTTPS_PORT = 4243
 GRPC_PORT = 50051
 DOMAIN = "lab.test"
 
@@ -20,6 +21,7 @@ def configuration(data, kernel, initrd, commandline):
         "listen": network.ADDRESS,
         "interface": network.BRIDGE,
         "http_port": HTTP_PORT,
+        "https_port": HTTPS_PORT,
         "grpc_port": GRPC_PORT,
         "partition": {
             "id": "lab",

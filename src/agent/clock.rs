@@ -1,12 +1,32 @@
 //! Phase clock: the time from the configured servers, before any certificate is judged.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use anyhow::{Result, ensure};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::Agent;
 use super::network::Connected;
 use super::session::Session;
-use crate::net::{Backoff, ntp};
+use crate::build_time::BUILD_TIME;
+use crate::net::{Backoff, Online, ntp};
+use crate::sys::clock::set_system_clock;
+
+/// Certificates are judged by the clock, and nobody has told the time yet: one that stands still since the battery died is
+/// set to the earliest time that it can be.
+pub(crate) fn advance_to_build_time() {
+    let (now, built) = (SystemTime::now(), UNIX_EPOCH + BUILD_TIME);
+    if now >= built {
+        return;
+    }
+    let [was, is] = [now, built].map(|time| time::OffsetDateTime::from(time).date());
+    match set_system_clock(built) {
+        Ok(()) => warn!(
+            "the clock said {was}, before this program was built; certificates are judged as of {is} until a time server answers"
+        ),
+        Err(error) => warn!(%error, "the clock says {was}, before this program was built ({is}), and can't be set"),
+    }
+}
 
 /// Sources in this order: the command line, MetalConfig, DHCP. No others.
 pub(crate) fn servers(agent: &Agent, session: &Session, network: &Connected) -> Vec<String> {
@@ -23,6 +43,17 @@ pub(crate) async fn run(agent: &Agent, session: &Session, network: &Connected) -
     let set = ntp::set_clock(&agent.roots, &servers, &session.resolver, ntp::CLOCK_LIMIT).await?;
     tell(&set);
     Ok(())
+}
+
+/// Before there is a configuration that names servers: it may be missing because its certificate is judged by a clock that
+/// is wrong.
+pub(crate) async fn set_early(agent: &Agent, network: &Connected) {
+    let Online { resolver, .. } = &network.online;
+    let servers = ntp::choose_servers(&agent.cmdline, &[], &network.online.network());
+    match ntp::set_clock(&agent.roots, &servers, resolver, ntp::CLOCK_LIMIT).await {
+        Ok(set) => tell(&set),
+        Err(error) => debug!(error = error.to_string(), "the clock is not set before the configuration"),
+    }
 }
 
 /// Goes on asking in the background after [`run`] has failed: with a clock that is years behind no certificate is

@@ -3,15 +3,23 @@
 use anyhow::Result;
 use tracing::{info, warn};
 
-use super::Agent;
 use super::image_settings::ImageSettings;
 use super::network::Connected;
 use super::session::Session;
+use super::{Agent, clock};
 use crate::VERSION;
 use crate::api::event::ProvisioningEvent;
 
 pub(crate) async fn run(agent: &Agent, network: &Connected, machine_id: &str) -> Result<Session> {
-    let session = Session::open(agent, &network.online.resolver, machine_id).await?;
+    let session = match Session::open(agent, &network.online.resolver, machine_id).await {
+        Ok(session) => session,
+        Err(error) => {
+            if agent.cmdline.config_url().is_some_and(|url| url.starts_with("https://")) {
+                clock::set_early(agent, network).await;
+            }
+            return Err(error);
+        }
+    };
     info!(config = ?session.config, "configured");
     // First of all events, before the notes of the phases so far: the server's state machine wants it so.
     agent.events.send_first(ProvisioningEvent::Preparing, format!("starting drophammer version:{VERSION:?}"));

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::Agent;
+use super::{Agent, clock};
 use crate::init::modules::{self, ModuleDb};
 use crate::init::{mounts, reaper, watchdog};
 use crate::inventory::machine_id::{MachineId, read_machine_id};
@@ -38,6 +38,7 @@ pub(crate) async fn run(agent: &Agent) -> Result<Identity> {
     })
     .await
     .context("loading drivers")?;
+    clock::advance_to_build_time();
     let (dev, proc) = (agent.roots.dev.clone(), agent.roots.proc.clone());
     tokio::spawn(async move { watchdog::run(&dev).await });
     tokio::spawn(async move { reaper::run(&proc).await });

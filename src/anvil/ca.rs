@@ -5,15 +5,20 @@
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
 
 use super::keys::write_secret;
+use crate::api::ca_pin::CaPin;
 
 const CA_LIFETIME: Duration = Duration::days(3650);
 const LEAF_LIFETIME: Duration = Duration::days(730);
@@ -30,6 +35,32 @@ pub struct Pki {
     pub server_key: String,
     pub client_cert: String,
     pub client_key: String,
+}
+
+impl Pki {
+    /// By which agents know this authority.
+    pub fn ca_pin(&self) -> Result<CaPin> {
+        let der =
+            CertificateDer::from_pem_slice(self.ca_cert.as_bytes()).context("reading the authority's certificate")?;
+        Ok(CaPin::of(&der))
+    }
+
+    /// The server's certificate with the authority's behind it, which agents that know only its digest need to see.
+    pub fn server_tls(&self) -> Result<ServerConfig> {
+        let chain: Vec<CertificateDer<'static>> =
+            CertificateDer::pem_slice_iter(format!("{}{}", self.server_cert, self.ca_cert).as_bytes())
+                .collect::<Result<_, _>>()
+                .context("reading the server's certificate")?;
+        let key = PrivateKeyDer::from_pem_slice(self.server_key.as_bytes()).context("reading the server's key")?;
+        let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .context("choosing versions of TLS")?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .context("using the server's certificate")?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(config)
+    }
 }
 
 /// What was issued, and until when.

@@ -32,6 +32,8 @@ pub struct Config {
     /// The rack's interface; DHCP is bound to it.
     pub interface: Option<String>,
     pub http_port: u16,
+    /// The same by TLS, for agents: MetalConfig has keys in it.
+    pub https_port: u16,
     pub grpc_port: u16,
     pub partition: PartitionConfig,
     pub sizes: SizesConfig,
@@ -164,6 +166,7 @@ impl Default for Config {
             listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
             interface: None,
             http_port: 4242,
+            https_port: 4243,
             grpc_port: 50051,
             partition: PartitionConfig::default(),
             sizes: SizesConfig::default(),
@@ -364,6 +367,7 @@ data: /srv/anvil
 listen: 10.77.0.1
 interface: br0
 http_port: 4242
+https_port: 4243
 grpc_port: 50051
 partition:
   id: lab

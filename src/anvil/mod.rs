@@ -37,5 +37,6 @@ pub mod sizes;
 pub mod ssh_key;
 pub mod state;
 pub mod store;
+mod tls;
 pub mod version;
 pub mod waiting;

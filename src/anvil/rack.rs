@@ -12,6 +12,7 @@ use super::config::BootConfig;
 use super::netboot::config::{DhcpMode, TftpSettings};
 use super::netboot::file_id::FileIds;
 use super::netboot::http::{self, BootHttp};
+use super::netboot::script::SecureConfig;
 use super::netboot::{self, BootAuthority, Handles};
 use super::state::Anvil;
 use super::{dns, images_http, ntp};
@@ -58,6 +59,7 @@ pub fn routes(anvil: &Anvil) -> Result<Router> {
         kernel,
         initrd,
         pixie_api_url: anvil.metal_config().pixie_api_url,
+        secure_config: SecureConfig { url: format!("{}/certs", anvil.endpoints.https_url()), ca: anvil.pki.ca_pin()? },
         debug: false,
         loader_dir: tftp(anvil).dir,
         ids: FileIds::load_or_create(&anvil.config.data.join("boot-file.key"))?,

@@ -17,6 +17,7 @@ use super::keys;
 use super::machines;
 use super::rest;
 use super::state::{Anvil, Endpoints};
+use super::tls::TlsListener;
 use crate::api::hmac::Role;
 
 /// Open calls get this long to end when the server stops.
@@ -25,6 +26,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// The sockets of the API.
 pub struct Listeners {
     pub http: TcpListener,
+    pub https: TcpListener,
     pub grpc: TcpListener,
 }
 
@@ -35,12 +37,17 @@ impl Listeners {
             let address = SocketAddr::new(config.listen, port);
             TcpListener::bind(address).await.with_context(|| format!("listening for {name} on {address}"))
         };
-        Ok(Self { http: bind("HTTP", config.http_port).await?, grpc: bind("gRPC", config.grpc_port).await? })
+        Ok(Self {
+            http: bind("HTTP", config.http_port).await?,
+            https: bind("HTTPS", config.https_port).await?,
+            grpc: bind("gRPC", config.grpc_port).await?,
+        })
     }
 
     pub fn endpoints(&self) -> Result<Endpoints> {
         Ok(Endpoints {
             http: self.http.local_addr().context("reading the HTTP listener's address")?,
+            https: self.https.local_addr().context("reading the HTTPS listener's address")?,
             grpc: self.grpc.local_addr().context("reading the gRPC listener's address")?,
         })
     }
@@ -72,6 +79,9 @@ pub async fn run(anvil: Anvil, listeners: Listeners, routes: Router, shutdown: i
     };
     let mut tasks: JoinSet<Result<()>> = JoinSet::new();
     let app = rest::router(anvil.clone()).merge(routes);
+    let tls = TlsListener::new(listeners.https, &anvil.pki).context("setting TLS up")?;
+    let https = axum::serve(tls, app.clone()).with_graceful_shutdown(until_stopped());
+    tasks.spawn(async move { https.await.context("serving HTTPS") });
     let http = axum::serve(listeners.http, app).with_graceful_shutdown(until_stopped());
     tasks.spawn(async move { http.await.context("serving HTTP") });
     tasks.spawn(grpc::serve(anvil.clone(), listeners.grpc, until_stopped()));

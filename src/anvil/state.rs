@@ -28,6 +28,7 @@ use crate::api::metal_config::MetalConfig;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoints {
     pub http: SocketAddr,
+    pub https: SocketAddr,
     pub grpc: SocketAddr,
 }
 
@@ -35,6 +36,11 @@ impl Endpoints {
     /// `http://10.77.0.1:4242`, without a slash at the end.
     pub fn http_url(&self) -> String {
         format!("http://{}", self.http)
+    }
+
+    /// The same by TLS.
+    pub fn https_url(&self) -> String {
+        format!("https://{}", self.https)
     }
 }
 
@@ -150,7 +156,9 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let text = format!("{{data: '{}', partition: {{{partition}}}}}", data.path().display());
         let address = SocketAddr::from(([127, 0, 0, 1], 4242));
-        let anvil = Anvil::open(parse_config(&text).unwrap(), Endpoints { http: address, grpc: address }).unwrap();
+        let anvil =
+            Anvil::open(parse_config(&text).unwrap(), Endpoints { http: address, https: address, grpc: address })
+                .unwrap();
         serde_json::to_value(anvil.metal_config()).unwrap()
     }
 

@@ -6,6 +6,7 @@
 //! - `rest`: the REST machine and what hangs on it
 //! - `layout`: file system layouts
 //! - `mac`: Ethernet addresses
+//! - `ca_pin`: which server may hand the configuration to the agent
 //! - `machine_id`: which UUIDs can be a machine's id
 //! - `metal_config`: what the boot server hands to the agent
 //! - `event`: names of the provisioning events
@@ -15,6 +16,7 @@
 //! - `hmac`: authentication of REST calls
 //! - `image_key`, `image_places`: what signs images, and where else they are
 
+pub mod ca_pin;
 pub mod erasure;
 pub mod event;
 pub mod hmac;

@@ -52,6 +52,12 @@ impl Cmdline {
         self.get("drophammer.config").or_else(|| self.get("PIXIE_API_URL"))
     }
 
+    /// The digests of `drophammer.ca=sha256:…,…`, as they stand: who the server of MetalConfig may be. `Some` of an empty
+    /// list when the key is there without a value.
+    pub fn ca_pins(&self) -> Option<Vec<String>> {
+        self.owned_list("drophammer.ca")
+    }
+
     /// `DEBUG=1` as upstream, or `drophammer.debug=1`.
     pub fn debug(&self) -> bool {
         self.flag("DEBUG") || self.flag("drophammer.debug")

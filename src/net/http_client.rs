@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client, NoProxy, Proxy};
+use reqwest::{Certificate, Client, ClientBuilder, NoProxy, Proxy};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
+use super::pinned_ca::pinned_tls;
 use super::resolver::{Resolver, read_desk_name_servers};
+use crate::api::ca_pin::CaPin;
 use crate::api::image_places::ProxyRule;
 
 /// Certificates that come with the initramfs or the installed system.
@@ -44,20 +46,29 @@ pub fn image_http_client(resolver: Resolver, extra_ca_pem: Option<&str>, proxy: 
         .map(|der| Certificate::from_der(der))
         .collect::<Result<_, _>>()
         .context("using trusted certificates")?;
-    let builder = Client::builder()
-        .user_agent(concat!("drophammer/", env!("CARGO_PKG_VERSION")))
-        .dns_resolver(resolver)
-        .tls_certs_only(roots)
-        .no_proxy()
-        .referer(false)
-        .redirect(redirects())
-        .connect_timeout(CONNECT_LIMIT)
-        .tcp_keepalive(KEEPALIVE);
+    let builder = client_builder(resolver).tls_certs_only(roots);
     let builder = match proxy {
         Some(rule) => builder.proxy(parse_proxy(rule)?),
         None => builder,
     };
     builder.build().context("building the HTTP client")
+}
+
+/// A client that trusts servers that show a certificate of one of these digests, and nothing else.
+pub fn pinned_http_client(resolver: Resolver, pins: &[CaPin]) -> Result<Client> {
+    let tls = pinned_tls(pins).context("setting TLS up")?;
+    client_builder(resolver).tls_backend_preconfigured(tls).build().context("building the HTTP client")
+}
+
+fn client_builder(resolver: Resolver) -> ClientBuilder {
+    Client::builder()
+        .user_agent(concat!("drophammer/", env!("CARGO_PKG_VERSION")))
+        .dns_resolver(resolver)
+        .no_proxy()
+        .referer(false)
+        .redirect(redirects())
+        .connect_timeout(CONNECT_LIMIT)
+        .tcp_keepalive(KEEPALIVE)
 }
 
 fn parse_proxy(ProxyRule { proxy, except }: &ProxyRule) -> Result<Proxy> {

@@ -45,6 +45,7 @@ impl Server {
         let mut config: Config = parse_config(&format!(
             "listen: 127.0.0.1
 http_port: 0
+https_port: 0
 grpc_port: 0
 partition: {{id: lab, dns_servers: [{{ip: 10.77.0.1}}], ntp_servers: [{{address: 10.77.0.1}}],
              bootconfig: {{commandline: 'console=ttyS0,115200n8'}}}}

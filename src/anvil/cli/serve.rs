@@ -50,7 +50,7 @@ pub(super) async fn run(command: Serve, connection: &Connection) -> Result<()> {
 fn announce(anvil: &Anvil) {
     let lines = [
         format!("anvil {}, data in {}", crate::VERSION, anvil.config.data.display()),
-        format!("REST and images: {}", anvil.endpoints.http_url()),
+        format!("REST and images: {} and {}", anvil.endpoints.http_url(), anvil.endpoints.https_url()),
         format!("gRPC (mTLS):     {}", anvil.endpoints.grpc),
         format!("partition:       {}", anvil.config.partition.id),
     ];

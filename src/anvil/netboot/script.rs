@@ -1,5 +1,6 @@
 //! The scripts that iPXE runs.
 
+use crate::api::ca_pin::CaPin;
 use crate::api::mac::Mac;
 
 /// What a script needs to load the agent.
@@ -68,14 +69,26 @@ pub const LOCAL_DISK_SCRIPT: &str = "#!ipxe\n\
     :firmware\n\
     exit 1\n";
 
+/// Where the agent's configuration is had by TLS.
+#[derive(Clone, Debug)]
+pub struct SecureConfig {
+    /// `https://…/certs`.
+    pub url: String,
+    pub ca: CaPin,
+}
+
 /// Words of a command line on one line, so that it cannot add commands to the script.
 ///
 /// The agent's own default is to wait for two switches, which anvil's racks need not have: unless the operator says
-/// otherwise, ours tell what they hear and wait for nobody.
-pub fn join_cmdline(cmdline: &str, pixie_api_url: &str, debug: bool) -> String {
+/// otherwise, ours tell what they hear and wait for nobody. Where the configuration comes from is the operator's word, too.
+pub fn join_cmdline(cmdline: &str, pixie_api_url: &str, secure: &SecureConfig, debug: bool) -> String {
     let mut words: Vec<&str> = cmdline.split_whitespace().collect();
     let url = format!("PIXIE_API_URL={pixie_api_url}");
     words.push(&url);
+    let ours = [format!("drophammer.config={}", secure.url), format!("drophammer.ca={}", secure.ca)];
+    if !words.iter().any(|word| word.starts_with("drophammer.config=") || word.starts_with("drophammer.ca=")) {
+        words.extend(ours.iter().map(String::as_str));
+    }
     if !words.iter().any(|word| word.starts_with("drophammer.lldp=")) {
         words.push("drophammer.lldp=optional");
     }
@@ -126,13 +139,20 @@ boot kernel initrd=initrd0 console=${console},115200n8 console=ttyS1,115200n8 PI
 
     #[test]
     fn a_command_line_stays_on_its_line() {
+        let ca = CaPin::of(b"certificate");
+        let secure = SecureConfig { url: "https://10.1.0.5:4243/certs".to_owned(), ca };
+        let ours = format!("drophammer.config=https://10.1.0.5:4243/certs drophammer.ca={ca}");
+        let join = |cmdline, debug| join_cmdline(cmdline, "http://10.1.0.5:4242/certs", &secure, debug);
         assert_eq!(
-            join_cmdline("a=1\nshell\n  b ", "http://10.1.0.5:4242/certs", true),
-            "a=1 shell b PIXIE_API_URL=http://10.1.0.5:4242/certs drophammer.lldp=optional DEBUG=1"
+            join("a=1\nshell\n  b ", true),
+            format!("a=1 shell b PIXIE_API_URL=http://10.1.0.5:4242/certs {ours} drophammer.lldp=optional DEBUG=1")
         );
         assert_eq!(
-            join_cmdline("drophammer.lldp=required", "http://10.1.0.5:4242/certs", false),
-            "drophammer.lldp=required PIXIE_API_URL=http://10.1.0.5:4242/certs"
+            join("drophammer.lldp=required", false),
+            format!("drophammer.lldp=required PIXIE_API_URL=http://10.1.0.5:4242/certs {ours}")
         );
+        for own in ["drophammer.config=http://10.9.9.9/certs", "drophammer.ca=sha256:00"] {
+            assert!(!join(own, false).contains("https://10.1.0.5:4243"), "the operator's {own} stands");
+        }
     }
 }

@@ -19,6 +19,7 @@ pub use packet::{BadAnswer, PACKET_BYTES, Sample, parse_answer, render_question}
 
 use super::bring_up::Network;
 use super::resolver::{ResolveError, Resolver};
+use crate::build_time::BUILD_TIME;
 use crate::causes::with_causes;
 use crate::config::cmdline::Cmdline;
 use crate::sys::clock::{set_hardware_clock, set_system_clock};
@@ -31,8 +32,6 @@ const NTP_PORT: u16 = 123;
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// After the first usable answer the others get this long: a dead server must not hold up the boot.
 const GRACE: Duration = Duration::from_secs(1);
-/// 2026-01-01T00:00:00Z. This program is younger than that, so an earlier time is wrong whoever says it.
-const EARLIEST: Duration = Duration::from_secs(1_767_225_600);
 
 /// A usable answer of one server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,7 +84,7 @@ pub enum ClockError {
     NoServers,
     #[error("{choice}{}", told(asked))]
     NoChoice { choice: NoChoice, asked: Vec<Asked> },
-    #[error("time server {server} says {unix_s} s since 1970, which is long past")]
+    #[error("time server {server} says {unix_s} s since 1970, which was before this program was built")]
     LongPast { server: String, unix_s: i128 },
     #[error("setting the system clock")]
     Set(#[source] std::io::Error),
@@ -143,7 +142,7 @@ fn time_after_step(now: SystemTime, answer: &ServerAnswer) -> Result<SystemTime,
     let unix_ns = packet::unix_ns(now) + answer.sample.offset_ns;
     let long_past = || ClockError::LongPast { server: answer.server.clone(), unix_s: unix_ns / 1_000_000_000 };
     let since_epoch = u64::try_from(unix_ns).map(Duration::from_nanos).map_err(|_| long_past())?;
-    if since_epoch < EARLIEST { Err(long_past()) } else { Ok(UNIX_EPOCH + since_epoch) }
+    if since_epoch < BUILD_TIME { Err(long_past()) } else { Ok(UNIX_EPOCH + since_epoch) }
 }
 
 /// False when there is no hardware clock or it can't be set: the system clock is right all the same.
@@ -293,12 +292,10 @@ mod tests {
                 root_distance: Duration::ZERO,
             },
         };
-        let in_2027 = 1_800_000_000i128;
-        assert_eq!(
-            time_after_step(UNIX_EPOCH, &answer(in_2027)).unwrap(),
-            UNIX_EPOCH + Duration::from_secs(1_800_000_000)
-        );
-        for offset_s in [-1, 0, 1_700_000_000] {
+        let built = i128::from(BUILD_TIME.as_secs());
+        let day = Duration::from_secs(86_400);
+        assert_eq!(time_after_step(UNIX_EPOCH, &answer(built + 86_400)).unwrap(), UNIX_EPOCH + BUILD_TIME + day);
+        for offset_s in [-1, 0, 1_700_000_000, built - 1] {
             assert!(matches!(time_after_step(UNIX_EPOCH, &answer(offset_s)), Err(ClockError::LongPast { .. })));
         }
     }
