@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use drophammer::init::modules::load::{Insert, LoadReport, Outcome, load_with};
+use drophammer::init::modules::load::{Insert, LoadReport, Loader, Outcome};
 use drophammer::init::modules::{ModuleDb, settle};
 use drophammer::sys::roots::Roots;
 use tempfile::TempDir;
@@ -36,7 +36,7 @@ fn add_device(root: &Path, bus: &str, name: &str, modalias: &str) {
 
 fn load(root: &Path, insert: &Insert) -> (LoadReport, Vec<String>) {
     let mut said = Vec::new();
-    let report = load_with(&Roots::under(root), &db(), &mut |line| said.push(line.to_owned()), insert);
+    let report = Loader::new(&Roots::under(root), &db()).load_with(&mut |line| said.push(line.to_owned()), insert);
     (report, said)
 }
 
@@ -188,12 +188,28 @@ fn what_fails_is_named_with_what_falls_with_it_and_the_rest_is_loaded() {
 }
 
 #[test]
+fn a_device_that_comes_later_gets_its_driver_and_no_other_is_loaded_again() {
+    let tree = devices(&[VIRTIO_PCI]);
+    let (roots, db) = (Roots::under(tree.path()), db());
+    let mut loader = Loader::new(&roots, &db);
+    let insert = |_: &str, _: &Path, _: &str| Outcome::Loaded;
+    assert!(loader.load_with(&mut |_| {}, &insert).loaded.contains(&"virtio_pci".to_owned()));
+    let mut said = Vec::new();
+    assert_eq!(loader.load_with(&mut |line| said.push(line.to_owned()), &insert), LoadReport::default());
+    add_device(tree.path(), "pci", "late", NVME);
+    let late = loader.load_with(&mut |line| said.push(line.to_owned()), &insert).loaded;
+    assert!(late.contains(&"nvme".to_owned()) && !late.contains(&"virtio_pci".to_owned()), "{late:?}");
+    assert_eq!(said.len(), 1, "nothing is said where nothing is new: {said:?}");
+}
+
+#[test]
 fn a_kernel_without_modules_is_said_once_and_nothing_is_loaded() {
     let tree = devices(&[NVME]);
     let db = ModuleDb::read(&tree.path().join("lib/modules/6.1.0"));
     let mut said = Vec::new();
     let insert = |_: &str, _: &Path, _: &str| -> Outcome { panic!("there is nothing to load") };
-    let report = load_with(&Roots::under(tree.path()), &db, &mut |line| said.push(line.to_owned()), &insert);
+    let report =
+        Loader::new(&Roots::under(tree.path()), &db).load_with(&mut |line| said.push(line.to_owned()), &insert);
     assert_eq!(report, LoadReport::default());
     assert_eq!(said.len(), 1);
     assert!(said[0].contains("only those built into the kernel"), "{said:?}");

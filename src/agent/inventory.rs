@@ -4,9 +4,11 @@ use anyhow::{Context, Result};
 use tracing::{info, warn};
 
 use super::Agent;
+use super::init::LateDisks;
 use crate::inventory::{self, Inventory};
 
-pub(crate) async fn run(agent: &Agent) -> Result<Inventory> {
+pub(crate) async fn run(agent: &Agent, late_disks: LateDisks) -> Result<Inventory> {
+    late_disks.await.context("waiting for USB disks")?;
     let roots = agent.roots.clone();
     let facts = tokio::task::spawn_blocking(move || inventory::read(&roots)).await.context("reading the inventory")?;
     for warning in &facts.warnings {

@@ -15,13 +15,13 @@ use crate::init::exit::Ending;
 /// From the first driver to the installed system's kernel. Returns how the machine goes on, and why.
 pub(crate) async fn live(agent: &Agent) -> Result<(Ending, String)> {
     let phase = &agent.runner;
-    let identity = phase.or_stop("init", init::run(agent)).await?;
+    let (identity, late_disks) = phase.or_stop("init", init::run(agent)).await?;
     let network = phase.or_stop("network", async { Ok(network::run(agent, &identity).await) }).await?;
     let mut session = phase.or_retry("configure", async || configure::run(agent, &network, &identity.id()).await).await;
     if phase.or_warn("clock", clock::run(agent, &session, &network)).await.is_none() {
         clock::keep_trying(agent, &session, &network);
     }
-    let facts = phase.or_stop("inventory", inventory::run(agent)).await?;
+    let facts = phase.or_stop("inventory", inventory::run(agent, late_disks)).await?;
     network.wait_for_switches().await?;
     register::announce(agent);
     let known =

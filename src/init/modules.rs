@@ -9,6 +9,7 @@
 //! - [`parameters`]: module parameters on the kernel command line
 //! - [`load`]: loading, in parallel and in order
 //! - [`settle`]: waiting until the disks and links have appeared
+//! - [`usb`]: waiting for the disks that come later than all others
 
 pub mod db;
 pub mod glob;
@@ -16,7 +17,8 @@ pub mod load;
 pub mod parameters;
 pub mod settle;
 pub mod unwanted;
+pub mod usb;
 
 pub use db::ModuleDb;
-pub use load::{LoadReport, load_for_hardware};
+pub use load::{LoadReport, Loader};
 pub use settle::settle;

@@ -45,14 +45,6 @@ pub enum Outcome {
 /// Puts one module into the kernel: its name, its file, its parameters.
 pub type Insert<'a> = dyn Fn(&str, &Path, &str) -> Outcome + Sync + 'a;
 
-/// Loads the drivers of all devices under `roots`, those of the devices that appear by that, and the modules that the
-/// agent itself wants. `say` gets a line for the console for all that a person should know.
-///
-/// No failure is fatal: without one driver the machine may still do. Call [`super::settle()`] afterwards.
-pub fn load_for_hardware(roots: &Roots, db: &ModuleDb, say: &mut dyn FnMut(&str)) -> LoadReport {
-    load_with(roots, db, say, &|_, file, parameters| outcome(insert(file, parameters)))
-}
-
 /// Loads named modules and what they need; a name may be an alias. Those built in or not there are passed over.
 pub fn load_named(roots: &Roots, db: &ModuleDb, names: &[&str], say: &mut dyn FnMut(&str)) -> LoadReport {
     let mut report = LoadReport::default();
@@ -63,32 +55,69 @@ pub fn load_named(roots: &Roots, db: &ModuleDb, names: &[&str], say: &mut dyn Fn
     report
 }
 
-/// [`load_for_hardware`] with another way of putting a module into the kernel.
-pub fn load_with(roots: &Roots, db: &ModuleDb, say: &mut dyn FnMut(&str), insert: &Insert) -> LoadReport {
-    let mut report = LoadReport::default();
-    if db.is_empty() {
-        say(&format!("drivers: no modules in {}, only those built into the kernel", db.dir().display()));
-        return report;
-    }
-    let parameters = ModuleParameters::read(&roots.proc);
-    let mut seen_aliases = BTreeSet::new();
-    let mut done = BTreeSet::new();
-    let mut wanted: Vec<String> = WANTED.iter().map(|&name| name.to_owned()).collect();
-    while report.rounds < MOST_ROUNDS {
-        let new: Vec<String> = read_modaliases(roots).difference(&seen_aliases).cloned().collect();
-        if new.is_empty() && wanted.is_empty() {
-            break;
+/// Loads the drivers of all devices, those of the devices that appear by that, and the modules that the agent itself
+/// wants. It knows which devices it has seen, so that those that come later get their drivers, too.
+///
+/// No failure is fatal: without one driver the machine may still do. Call [`super::settle()`] afterwards, and
+/// [`super::usb::wait_for_disks`] before the disks are counted.
+pub struct Loader<'a> {
+    roots: &'a Roots,
+    db: &'a ModuleDb,
+    parameters: ModuleParameters,
+    seen_aliases: BTreeSet<String>,
+    done: BTreeSet<String>,
+    wanted: Vec<String>,
+}
+
+impl<'a> Loader<'a> {
+    pub fn new(roots: &'a Roots, db: &'a ModuleDb) -> Self {
+        Self {
+            roots,
+            db,
+            parameters: ModuleParameters::read(&roots.proc),
+            seen_aliases: BTreeSet::new(),
+            done: BTreeSet::new(),
+            wanted: WANTED.iter().map(|&name| name.to_owned()).collect(),
         }
-        report.rounds += 1;
-        let asked_for = modules_of(db, &new, &parameters, &mut report.left_out);
-        let names = asked_for.iter().chain(&wanted).flat_map(|name| db.load_order(name));
-        let plan = plan(db, names, &mut done);
-        run(db, &plan, &parameters, insert, &mut report);
-        seen_aliases.extend(new);
-        wanted.clear();
     }
-    tell(&report, say);
-    report
+
+    /// Loads what devices ask for that were not seen before. `say` gets a line for the console for all that a person
+    /// should know; nothing where nothing was new.
+    pub fn load(&mut self, say: &mut dyn FnMut(&str)) -> LoadReport {
+        self.load_with(say, &|_, file, parameters| outcome(insert(file, parameters)))
+    }
+
+    /// [`Self::load`] with another way of putting a module into the kernel.
+    pub fn load_with(&mut self, say: &mut dyn FnMut(&str), insert: &Insert) -> LoadReport {
+        let mut report = LoadReport::default();
+        let db = self.db;
+        if db.is_empty() {
+            if !self.wanted.is_empty() {
+                let dir = db.dir().display();
+                say(&format!("drivers: no modules in {dir}, only those built into the kernel"));
+                self.wanted.clear();
+            }
+            return report;
+        }
+        let first = !self.wanted.is_empty();
+        while report.rounds < MOST_ROUNDS {
+            let new: Vec<String> = read_modaliases(self.roots).difference(&self.seen_aliases).cloned().collect();
+            if new.is_empty() && self.wanted.is_empty() {
+                break;
+            }
+            report.rounds += 1;
+            let asked_for = modules_of(db, &new, &self.parameters, &mut report.left_out);
+            let names = asked_for.iter().chain(&self.wanted).flat_map(|name| db.load_order(name));
+            let plan = plan(db, names, &mut self.done);
+            run(db, &plan, &self.parameters, insert, &mut report);
+            self.seen_aliases.extend(new);
+            self.wanted.clear();
+        }
+        if first || report != (LoadReport { rounds: report.rounds, ..LoadReport::default() }) {
+            tell(&report, say);
+        }
+        report
+    }
 }
 
 fn tell(report: &LoadReport, say: &mut dyn FnMut(&str)) {

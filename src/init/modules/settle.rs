@@ -2,7 +2,8 @@
 //!
 //! A disk that shows up after the inventory would neither be registered nor erased. Most are there when their driver's
 //! loading ends: the kernel then waits for all that was begun asynchronously (`async_synchronize_full` in
-//! `do_init_module`), which is how SCSI, ATA and NVMe scan. USB disks and links come later.
+//! `do_init_module`), which is how SCSI, ATA and NVMe scan. Links come a little later, and USB disks later still: see
+//! [`super::usb`].
 
 use std::collections::BTreeSet;
 use std::thread;
