@@ -168,6 +168,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_asked_for_under_tls_is_not_fetched_without() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let tls = rustls::ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key.into())
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(tls)).accept(stream).await.unwrap();
+            let mut request = [0; 1024];
+            let _ = stream.read(&mut request).await;
+            let answer = "HTTP/1.1 307 Moved\r\nLocation: http://127.0.0.1:9/layer\r\nContent-Length: 0\r\n\r\n";
+            let _ = stream.write_all(answer.as_bytes()).await;
+        });
+        let client = image_http_client(Resolver::new(&[], &[]), Some(&certificate.pem()), None).unwrap();
+        let error = client.get(format!("https://{address}/layer")).send().await.unwrap_err();
+        assert!(error.is_redirect(), "{error:?}");
+        let told = crate::causes::with_causes(&error);
+        assert!(told.contains("redirected from https to http, which is not followed"), "{told}");
+        server.await.unwrap();
+    }
+
+    #[tokio::test]
     async fn a_circle_of_redirects_ends() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
