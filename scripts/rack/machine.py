@@ -15,6 +15,7 @@ from . import commands
 from .commands import LabError
 from .console import Console
 from .qmp import Qmp
+from .switch import Switch
 
 QEMU = "qemu-system-x86_64"
 OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
@@ -66,6 +67,8 @@ class MachineOptions:
     """Network cards, all on the same bridge; the first is the one it boots over."""
     capture: bool = False
     """Writes every packet of the machine's card to NAME.pcap."""
+    switch: bool = False
+    """Its card hangs on a switch of its own, which can lose, delay and repeat frames: `Machine.switch`."""
     watchdog: bool = False
     extra: list = field(default_factory=list)
     """Further arguments for QEMU."""
@@ -118,6 +121,9 @@ class Machine:
         self._network = network
         self.tap = network.add_tap()
         self._other_taps = [network.add_tap() for _ in range(1, options.links)]
+        self.switch = None
+        if options.switch:
+            self.switch = Switch(network, self.tap, sockets, self.name, directory / f"{self.name}.switch.log")
         self._process = None
         self.qmp = None
         self.console = Console(directory / f"{self.name}.console")
@@ -137,7 +143,8 @@ class Machine:
     def power_on(self):
         if self.is_on():
             raise LabError(f"{self.name} is on already")
-        for path in (self.serial_socket, self._qmp_socket):
+        old = [self.serial_socket, self._qmp_socket] + ([self.switch.machine_path] if self.switch else [])
+        for path in old:
             path.unlink(missing_ok=True)
         self.powered_on_at = time.monotonic()
         self._process = commands.start(self.arguments(), self._log, namespace=self._network.namespace)
@@ -159,6 +166,8 @@ class Machine:
 
     def close(self):
         self.power_off()
+        if self.switch:
+            self.switch.close()
         self.console.close()
 
     def set_link(self, up):
@@ -218,6 +227,9 @@ class Machine:
         # The dump would hold the tap's own header before each frame.
         header = ",vnet_hdr=off" if self.options.capture else ""
         argv = ["-netdev", f"tap,id=net0,ifname={self.tap},script=no,downscript=no{header}"]
+        if self.switch:
+            ends = f"local.path={self.switch.machine_path},remote.path={self.switch.path}"
+            argv = ["-netdev", f"dgram,id=net0,local.type=unix,remote.type=unix,{ends}"]
         argv += ["-device", f"virtio-net-pci,id=nic0,netdev=net0,mac={self.mac}{order}"]
         for number, tap in enumerate(self._other_taps, 1):
             mac = self.mac.replace(":00:", f":{number:02x}:", 1)

@@ -26,7 +26,7 @@ class Qmp:
         self._read(deadline)  # the greeting
         self.command("qmp_capabilities")
 
-    def command(self, name, **arguments):
+    def command(self, name, /, **arguments):
         request = {"execute": name, **({"arguments": arguments} if arguments else {})}
         self._socket.sendall(json.dumps(request).encode() + b"\n")
         deadline = time.monotonic() + self._timeout
