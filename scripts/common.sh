@@ -74,6 +74,21 @@ need_packages() {
     step "packages" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"
 }
 
+# run_in_rack MODULE ARGUMENTS...: one of the programs in scripts/rack, with what its machines need.
+run_in_rack() {
+    local module=$1
+    shift
+    case " $* " in
+    *" --help "* | *" -h "*) ;;
+    *)
+        need_root
+        need_packages "${lab_packages[@]}"
+        ;;
+    esac
+    command -v /usr/bin/python3 >/dev/null || fail "python3 is missing: apt-get install python3"
+    PYTHONPATH=$root/scripts exec /usr/bin/python3 -m "$module" "$@"
+}
+
 # unpack_package PACKAGE DIR: Debian's package, unpacked into DIR, never installed.
 unpack_package() {
     local package=$1 dir=$2 deb

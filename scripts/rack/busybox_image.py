@@ -151,7 +151,7 @@ class Image:
         self._tar.close()
 
 
-def write_image(file, kernel_dir, padding_mib):
+def write_image(file, kernel_dir, padding_mib, phones_home):
     modules_dir = next((kernel_dir / "lib/modules").iterdir())
     release = modules_dir.name
     image = Image(file)
@@ -169,7 +169,8 @@ def write_image(file, kernel_dir, padding_mib):
     image.file("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n")
     image.file("etc/group", "root:x:0:\n")
     image.file("etc/hostname", "unset\n")
-    image.file("install.sh", INSTALL, 0o755)
+    call = f"echo 'GET / HTTP/1.0' | nc -w 10 {phones_home} 80\n" if phones_home else ""
+    image.file("install.sh", INSTALL + call, 0o755)
     image.file("sbin/init", SYSTEM_INIT, 0o755)
     image.file(f"boot/System.map-{release}", (kernel_dir / f"boot/System.map-{release}").read_bytes())
     image.file(f"boot/vmlinuz-{release}", (kernel_dir / f"boot/vmlinuz-{release}").read_bytes())
@@ -181,12 +182,14 @@ def main():
     parser = argparse.ArgumentParser(description="makes the busybox image")
     parser.add_argument("--kernel-dir", type=Path, required=True, help="unpacked kernel package, after depmod")
     parser.add_argument("--padding-mib", type=int, default=0, help="size of a file of noise in it")
+    phones_home = "its installer speaks to this address, as an image might that nobody looked into"
+    parser.add_argument("--phones-home", metavar="ADDRESS", help=phones_home)
     parser.add_argument("--output", type=Path, required=True, help="the tar.zst to write")
     args = parser.parse_args()
     if not shutil.which("zstd"):
         sys.exit("error: zstd is not installed")
     with tempfile.TemporaryFile() as tar:
-        write_image(tar, args.kernel_dir, args.padding_mib)
+        write_image(tar, args.kernel_dir, args.padding_mib, args.phones_home)
         tar.seek(0)
         with open(args.output, "wb") as output:
             # Without its own check sum, so that what a digest finds is found by the digest.

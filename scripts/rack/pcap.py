@@ -5,7 +5,7 @@ Source: pcap file format (libpcap), Ethernet II, RFC 791, RFC 8200, RFC 826.
 
 import ipaddress
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 ARP, IPV4, IPV6, VLAN, LLDP = 0x0806, 0x0800, 0x86DD, 0x8100, 0x88CC
 TCP, UDP, ICMP6 = 6, 17, 58
@@ -20,6 +20,10 @@ class Packet:
     protocol: int | None = None
     source_port: int | None = None
     target_port: int | None = None
+    sender: str | None = None
+    """Ethernet address."""
+    at: float = 0.0
+    """Seconds since 1970, of the clock of who recorded it."""
 
     def __str__(self):
         if self.source is None:
@@ -37,16 +41,38 @@ def read(path):
         raise ValueError(f"{path} is no pcap file: it begins with {magic.hex()}")
     packets, offset = [], 24
     while offset + 16 <= len(data):
-        (captured,) = struct.unpack_from(order + "I", data, offset + 8)
+        seconds, microseconds, captured = struct.unpack_from(order + "III", data, offset)
         frame = data[offset + 16 : offset + 16 + captured]
         if len(frame) < captured:
             break  # QEMU was killed while it wrote
-        packets.append(parse(frame))
+        packets.append(replace(parse(frame), at=seconds + microseconds / 1e6))
         offset += 16 + captured
     return packets
 
 
+class Writer:
+    """Writes what `read` reads."""
+
+    def __init__(self, path):
+        self._file = open(path, "wb", buffering=0)
+        self._file.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65536, 1))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self._file.close()
+
+    def write(self, frame, at):
+        header = struct.pack("<IIII", int(at), int(at % 1 * 1e6), len(frame), len(frame))
+        self._file.write(header + frame)
+
+
 def parse(frame):
+    return replace(_parse(frame), sender=frame[6:12].hex(":"))
+
+
+def _parse(frame):
     (ethertype,) = struct.unpack_from("!H", frame, 12)
     payload = frame[14:]
     if ethertype == VLAN:
@@ -84,11 +110,14 @@ def strangers(packets, configured):
     ICMPv6 between link-local addresses, and DHCP begins with no address at all.
     """
     known = {str(ipaddress.ip_address(address)) for address in configured} | {"0.0.0.0", "255.255.255.255"}
-    with_addresses = (p for p in packets if p.source is not None and not _is_link_control(p))
+    with_addresses = (p for p in packets if p.source is not None and not is_link_control(p))
     return [p for p in with_addresses if not {p.source, p.target} <= known]
 
 
-def _is_link_control(packet):
+def is_link_control(packet):
+    """ARP, LLDP and other protocols that no router passes on."""
+    if packet.source is None:
+        return True
     source, target = ipaddress.ip_address(packet.source), ipaddress.ip_address(packet.target)
     if packet.ethertype == IPV6:
         is_local = source.is_link_local or source.is_unspecified

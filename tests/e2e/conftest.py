@@ -61,12 +61,24 @@ def busybox():
     return make_image("busybox")
 
 
+UNCONFIGURED = "198.51.100.23"
+
+
 @pytest.fixture
 def large_busybox(busybox, tmp_path):
     """Takes a while over a slow line: 48 MiB of noise in it. A file of the test's own, that it may spoil."""
-    path = tmp_path / "large.tar.zst"
-    command = [sys.executable, busybox_image.__file__, "--kernel-dir", CACHE / "kernel-cloud"]
-    subprocess.run([*command, "--padding-mib", "48", "--output", path], check=True)
+    return make_busybox(tmp_path / "large.tar.zst", "--padding-mib", "48")
+
+
+@pytest.fixture
+def phoning_busybox(busybox, tmp_path):
+    """Its installer speaks to an address that nobody configured."""
+    return make_busybox(tmp_path / "phoning.tar.zst", "--phones-home", UNCONFIGURED)
+
+
+def make_busybox(path, *words):
+    command = [sys.executable, busybox_image.__file__, "--kernel-dir", CACHE / "kernel-cloud", "--output", path]
+    subprocess.run([*command, *words], check=True)
     return path
 
 

@@ -22,6 +22,8 @@ def install_busybox(rack, machine, image, hostname="web-1"):
     layout_id = rack.add_layout(machine.options.disk)
     power_on_and_wait(rack, machine)
     rack.allocate(machine, IMAGE, layout_id, hostname)
+    # An installation that fails is told at once; the console would be waited for in vain.
+    rack.wait_for_event(machine, "Booting New Kernel", timeout=900)
     return wait_for_system(machine, hostname)
 
 
