@@ -20,6 +20,10 @@ use tokio::time::{Instant, timeout};
 use tracing::Level;
 use tracing_subscriber::layer::SubscriberExt as _;
 
+/// Held by each test: `tracing` asks whoever logs first whether a line is wanted, also when that is a test without
+/// anybody who wants any.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Only reached when something that must happen does not.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -126,6 +130,7 @@ fn send(queue: &LogQueue, address: SocketAddr) {
 
 #[tokio::test]
 async fn lines_arrive_in_order_as_a_push_of_json_with_the_configured_user() {
+    let _alone = ALONE.lock().await;
     let (server, queue) = (Server::default(), LogQueue::default());
     queue.push(line("before there was a server"));
     send(&queue, server.start().await);
@@ -145,6 +150,7 @@ async fn lines_arrive_in_order_as_a_push_of_json_with_the_configured_user() {
 
 #[tokio::test]
 async fn a_busy_or_broken_server_gets_the_same_lines_again_and_each_once() {
+    let _alone = ALONE.lock().await;
     let server = Server::with(&[Act::Answer(429), Act::Answer(500), Act::Hang, Act::Answer(503)]);
     let queue = LogQueue::default();
     let begun = Instant::now();
@@ -161,6 +167,7 @@ async fn a_busy_or_broken_server_gets_the_same_lines_again_and_each_once() {
 
 #[tokio::test]
 async fn a_batch_that_is_refused_is_not_sent_again_and_the_next_says_how_much_was_lost() {
+    let _alone = ALONE.lock().await;
     let server = Server::with(&[Act::Answer(400)]);
     let queue = LogQueue::default();
     let _subscriber = tracing::subscriber::set_default(tracing_subscriber::registry().with(queue.layer()));
@@ -179,6 +186,7 @@ async fn a_batch_that_is_refused_is_not_sent_again_and_the_next_says_how_much_wa
 
 #[tokio::test]
 async fn a_server_that_is_away_holds_up_nobody_and_gets_the_newest_lines_when_it_comes() {
+    let _alone = ALONE.lock().await;
     let address = {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         free.local_addr().unwrap()

@@ -70,7 +70,8 @@ fn report_and_leave(events: &Events, log: &LogQueue, reason: &str) -> ! {
     log.push(Line { at: Instant::now(), level: Level::ERROR, message: reason.to_owned(), fields: Vec::new() });
     events.send(ProvisioningEvent::Crashed, reason);
     let mut left = REPORT_LIMIT;
-    while !(events.is_idle() && log.is_idle()) && !left.is_zero() {
+    let is_told = || events.is_idle() && log.is_idle();
+    while !is_told() && !left.is_zero() {
         thread::sleep(Duration::from_millis(100));
         left = left.saturating_sub(Duration::from_millis(100));
     }
