@@ -4,7 +4,7 @@
 //! life one after the other: [`net`] brings links up and gets an address, a time and names; [`config`] says what the
 //! operator wants; [`inventory`] finds the hardware; [`client`] talks to the control plane; [`disk`] erases and lays
 //! out; [`image`] streams the operating system onto the disk; [`os`] configures it and hands over to its kernel.
-//! [`causes`] prints errors, [`build_time`] is a time that is past; [`sys`] is the thin layer over the kernel's interfaces that all of them use, and the only place with `unsafe`.
+//! [`causes`] prints errors, [`redact`] keeps secrets out of what is shown, [`build_time`] is a time that is past; [`sys`] is the thin layer over the kernel's interfaces that all of them use, and the only place with `unsafe`.
 //!
 //! [`anvil`] is the other end: boot server, API and store. The two ends meet only in [`api`], the wire.
 //!
@@ -23,6 +23,7 @@ pub mod init;
 pub mod inventory;
 pub mod net;
 pub mod os;
+pub mod redact;
 pub mod sys;
 
 /// Version of both programs: the package's, with the commit when the build knew it.

@@ -12,7 +12,7 @@ use drophammer::api::progress::{Note, Phase, PhaseState};
 use drophammer::api::rest::Machine;
 use drophammer::client::boot::{BootService, WaitEnd, channel};
 use drophammer::client::events::Events;
-use drophammer::client::metal_config;
+use drophammer::client::metal_config::{self, Introduction};
 use drophammer::client::rest::RestClient;
 use drophammer::net::{Resolver, http_client};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -147,7 +147,7 @@ async fn a_configuration_that_cannot_be_used_says_what_is_wrong() {
     ];
     for (answer, expected) in cases {
         let url = serve_once(answer).await;
-        let error = format!("{:#}", metal_config::fetch(&http, &url).await.unwrap_err());
+        let error = format!("{:#}", metal_config::fetch(&http, &url, &Introduction::default()).await.unwrap_err());
         assert!(error.contains(expected) && error.contains(&url), "{error}");
     }
 }

@@ -12,8 +12,7 @@ use anyhow::Result;
 use async_trait::async_trait;
 use drophammer::anvil::netboot::config::{DhcpMode, DhcpSettings, TftpSettings};
 use drophammer::anvil::netboot::ra::RouterAdvertiser;
-use drophammer::anvil::netboot::{BootAuthority, BootDecision, Config, Handles, start};
-use drophammer::api::metal_config::MetalConfig;
+use drophammer::anvil::netboot::{Asking, BootAuthority, BootDecision, Config, ConfigAnswer, Handles, start};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket, sockopt};
 use nix::sys::time::TimeVal;
@@ -83,8 +82,8 @@ impl BootAuthority for Authority {
         Ok(BootDecision::LocalDisk)
     }
 
-    async fn metal_config(&self) -> Result<MetalConfig> {
-        Ok(MetalConfig::default())
+    async fn metal_config(&self, _: Asking) -> Result<ConfigAnswer> {
+        Ok(ConfigAnswer::Config(Box::default()))
     }
 }
 

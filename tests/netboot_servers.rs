@@ -12,7 +12,7 @@ use drophammer::anvil::netboot::file_id::FileIds;
 use drophammer::anvil::netboot::http::{BootHttp, router};
 use drophammer::anvil::netboot::script::SecureConfig;
 use drophammer::anvil::netboot::tftp::TftpServer;
-use drophammer::anvil::netboot::{BootAuthority, BootDecision};
+use drophammer::anvil::netboot::{Asking, BootAuthority, BootDecision, ConfigAnswer};
 use drophammer::anvil::{dns, images_http, ntp};
 use drophammer::api::ca_pin::CaPin;
 use drophammer::api::metal_config::MetalConfig;
@@ -149,8 +149,9 @@ impl BootAuthority for Authority {
         }
     }
 
-    async fn metal_config(&self) -> Result<MetalConfig> {
-        Ok(MetalConfig { partition: "lab".into(), hmac: Some("view".into()), ..Default::default() })
+    async fn metal_config(&self, _: Asking) -> Result<ConfigAnswer> {
+        let config = MetalConfig { partition: "lab".into(), hmac: Some("view".into()), ..Default::default() };
+        Ok(ConfigAnswer::Config(Box::new(config)))
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anvil_support::Server;
 use drophammer::api::ca_pin::CaPin;
 use drophammer::api::metal_config::MetalConfig;
-use drophammer::client::metal_config;
+use drophammer::client::metal_config::{self, Introduction};
 use drophammer::config::cmdline::Cmdline;
 use drophammer::net::{Resolver, pinned_http_client};
 use rustls::pki_types::pem::PemObject;
@@ -17,7 +17,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 async fn fetch(url: &str, pin: CaPin) -> anyhow::Result<MetalConfig> {
     let resolver = Resolver::of_cmdline(&Cmdline::parse("drophammer.host=other.lab=127.0.0.1"), &|_| {});
-    metal_config::fetch(&pinned_http_client(resolver, &[pin])?, url).await
+    metal_config::fetch(&pinned_http_client(resolver, &[pin])?, url, &Introduction::default()).await
 }
 
 fn told(result: anyhow::Result<MetalConfig>) -> String {

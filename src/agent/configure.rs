@@ -8,13 +8,15 @@ use super::network::Connected;
 use super::session::Session;
 use super::{Agent, clock};
 use crate::VERSION;
+use crate::api::enrolment::NotAdmitted;
 use crate::api::event::ProvisioningEvent;
 
 pub(crate) async fn run(agent: &Agent, network: &Connected, machine_id: &str) -> Result<Session> {
     let session = match Session::open(agent, &network.online.resolver, machine_id).await {
         Ok(session) => session,
         Err(error) => {
-            if agent.cmdline.config_url().is_some_and(|url| url.starts_with("https://")) {
+            let is_answered = error.is::<NotAdmitted>();
+            if !is_answered && agent.cmdline.config_url().is_some_and(|url| url.starts_with("https://")) {
                 clock::set_early(agent, network).await;
             }
             return Err(error);

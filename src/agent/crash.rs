@@ -5,11 +5,13 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Error;
-use tracing::error;
+use tokio::time::Instant;
+use tracing::{Level, error};
 
 use super::Agent;
 use crate::api::event::ProvisioningEvent;
 use crate::client::events::Events;
+use crate::client::log_queue::{Line, LogQueue};
 use crate::init::console;
 use crate::init::exit::{self, Ending};
 
@@ -49,13 +51,13 @@ pub(crate) fn count_down(reason: &str, time: Duration) {
 ///
 /// The thread that panicked is parked for ever inside the hook, as unwinding (or aborting) PID 1 is a kernel panic.
 /// A thread of its own does the rest while the runtime's other threads still send.
-pub(crate) fn report_panics(events: Events) {
+pub(crate) fn report_panics(events: Events, log: LogQueue) {
     static FIRST: AtomicBool = AtomicBool::new(true);
     std::panic::set_hook(Box::new(move |panic| {
         if FIRST.swap(false, Ordering::SeqCst) {
             let reason = format!("the agent panicked, which is a defect of drophammer: {panic}").replace('\n', " ");
-            let events = events.clone();
-            thread::spawn(move || report_and_leave(&events, &reason));
+            let (events, log) = (events.clone(), log.clone());
+            thread::spawn(move || report_and_leave(&events, &log, &reason));
         }
         loop {
             thread::park();
@@ -63,11 +65,13 @@ pub(crate) fn report_panics(events: Events) {
     }));
 }
 
-fn report_and_leave(events: &Events, reason: &str) -> ! {
+fn report_and_leave(events: &Events, log: &LogQueue, reason: &str) -> ! {
     console::say(reason);
+    log.push(Line { at: Instant::now(), level: Level::ERROR, message: reason.to_owned(), fields: Vec::new() });
     events.send(ProvisioningEvent::Crashed, reason);
     let mut left = REPORT_LIMIT;
-    while !events.is_idle() && !left.is_zero() {
+    let is_told = || events.is_idle() && log.is_idle();
+    while !is_told() && !left.is_zero() {
         thread::sleep(Duration::from_millis(100));
         left = left.saturating_sub(Duration::from_millis(100));
     }

@@ -32,6 +32,7 @@ use crate::disk::release::release;
 use crate::image::{self, MemoryLimit, Observer, Options, Source};
 use crate::net::image_http_client;
 use crate::os::{self, BootInfo, MadeFilesystem};
+use crate::redact;
 use crate::sys::firmware::Firmware;
 use crate::sys::units::Bytes;
 
@@ -125,6 +126,7 @@ impl Installation<'_> {
     async fn write(&self, plan: &Plan) -> Result<Installed> {
         let Order { allocation, image, .. } = self.order;
         let console_password = random_password()?;
+        redact::hide(&console_password);
         let input = self.os_input(plan, &console_password)?;
         let mounts = blocking(plan.clone(), |plan| {
             apply(&plan, &mut |line| info!("{line}"))?;

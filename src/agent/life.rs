@@ -8,7 +8,8 @@ use anyhow::Result;
 use super::install::Installation;
 use super::wait::Waited;
 use super::{
-    Agent, clock, configure, erase, hand_over, init, installed, inventory, late_neighbours, network, register, wait,
+    Agent, clock, configure, erase, hand_over, init, installed, inventory, late_neighbours, network, register,
+    remote_log, ssh, wait,
 };
 use crate::init::exit::Ending;
 
@@ -21,6 +22,9 @@ pub(crate) async fn live(agent: &Agent) -> Result<(Ending, String)> {
     if phase.or_warn("clock", clock::run(agent, &session, &network)).await.is_none() {
         clock::keep_trying(agent, &session, &network);
     }
+    // After the clock: a log server refuses lines that seem to be years old.
+    remote_log::start(agent, &session, &identity.id());
+    ssh::start(agent, &session);
     let facts = phase.or_stop("inventory", inventory::run(agent, late_disks)).await?;
     network.wait_for_switches().await?;
     register::announce(agent);

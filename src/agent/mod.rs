@@ -10,6 +10,8 @@
 //! - `installed`: a machine whose disks are not to be touched
 //! - `crash`: how a failed life is reported and ended
 //! - `fault`: a failure made on purpose, for trying the ways out
+//! - `ssh`, `ssh_host_key`: operators may log in, if somebody gave keys
+//! - `remote_log`: the log, to a server that the configuration names
 //! - `session`: the connections to the control plane, made anew when the configuration changes
 
 mod clock;
@@ -28,8 +30,11 @@ mod life;
 mod network;
 mod order;
 mod register;
+mod remote_log;
 mod runner;
 mod session;
+mod ssh;
+mod ssh_host_key;
 mod told;
 mod wait;
 
@@ -40,9 +45,11 @@ use tracing::{info, warn};
 
 use crate::VERSION;
 use crate::client::events::Events;
+use crate::client::log_queue::LogQueue;
 use crate::config::cmdline::Cmdline;
 use crate::init::exit::{self, Ending};
 use crate::init::{console, mounts};
+use crate::redact;
 use crate::sys::roots::Roots;
 use fault::Fault;
 use runner::Runner;
@@ -53,6 +60,8 @@ pub(crate) struct Agent {
     pub cmdline: Cmdline,
     pub events: Events,
     pub runner: Runner,
+    /// Its lines wait for a server that the configuration may name.
+    pub log: LogQueue,
 }
 
 /// Lives the life of PID 1, and ends it through the exit door.
@@ -65,10 +74,13 @@ pub fn run() -> ! {
         exit::leave(Ending::Reboot, "the kernel's file systems cannot be mounted");
     }
     let cmdline = Cmdline::read(&roots).unwrap_or_default();
-    console::start(cmdline.debug());
+    hide_secrets(&cmdline);
+    let log = LogQueue::default();
+    console::start(cmdline.debug(), log.layer());
     info!("drophammer {VERSION} is PID 1");
+    info!("kernel command line: {}", cmdline.masked());
     let events = Events::default();
-    crash::report_panics(events.clone());
+    crash::report_panics(events.clone(), log.clone());
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(3).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -80,9 +92,20 @@ pub fn run() -> ! {
         warn!("{error}; going on without");
         None
     });
-    let agent = Agent { roots, cmdline, events: events.clone(), runner: Runner::new(started, events, fault) };
-    let (ending, reason) = runtime.block_on(life_until_signal(&agent));
+    let agent = Agent { roots, cmdline, events: events.clone(), runner: Runner::new(started, events, fault), log };
+    let (ending, reason) = runtime.block_on(async {
+        let end = life_until_signal(&agent).await;
+        remote_log::flush(&agent).await;
+        end
+    });
     exit::leave(ending, &reason);
+}
+
+/// Those that the kernel command line can hold.
+fn hide_secrets(cmdline: &Cmdline) {
+    cmdline.token().into_iter().for_each(redact::hide);
+    let proxy = cmdline.proxy().and_then(|url| url.parse::<reqwest::Url>().ok());
+    proxy.iter().filter_map(|url| url.password()).for_each(redact::hide);
 }
 
 /// A life ends by itself, or by Ctrl-Alt-Del (SIGINT) and SIGTERM, which are planned reboots.

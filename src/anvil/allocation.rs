@@ -16,11 +16,11 @@ use super::layouts;
 use super::machines::{MachineRecord, Partition, format_time};
 use super::refusal::Refusal;
 use super::sizes::{self, Size};
-use super::ssh_key;
 use super::store::Tx;
 use super::version::ImageId;
 use crate::api::layout::FilesystemLayout;
 use crate::api::rest::{AllocateRequest, Allocation, Image};
+use crate::api::ssh_key;
 
 /// The only role so far.
 const ROLE: &str = "machine";

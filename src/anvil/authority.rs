@@ -2,9 +2,11 @@
 
 use anyhow::Result;
 use async_trait::async_trait;
+use time::OffsetDateTime;
 
+use super::enrolment::{self, Identity};
 use super::machines;
-use super::netboot::{BootAuthority, BootDecision};
+use super::netboot::{Asking, BootAuthority, BootDecision, ConfigAnswer};
 use super::state::Anvil;
 use crate::api::event::ProvisioningEvent;
 use crate::api::metal_config::MetalConfig;
@@ -55,8 +57,27 @@ impl BootAuthority for Authority {
         Ok(BootDecision::Agent { cmdline: self.anvil.config.partition.commandline() })
     }
 
-    /// What every agent is told.
-    async fn metal_config(&self) -> Result<MetalConfig> {
-        Ok(self.anvil.metal_config())
+    /// What every agent is told; where machines have to be admitted, with keys of this machine's own.
+    async fn metal_config(&self, asking: Asking) -> Result<ConfigAnswer> {
+        let config = self.anvil.metal_config();
+        if !self.anvil.config.require_enrolment {
+            return Ok(ConfigAnswer::Config(Box::new(config)));
+        }
+        let anvil = self.anvil.clone();
+        let pin = anvil.pki.ca_pin()?.to_string();
+        let answer = self.anvil.store.run(move |tx| {
+            let authority = enrolment::Authority { dir: &anvil.ca_dir(), pin: &pin };
+            enrolment::answer(tx, &asking, authority, OffsetDateTime::now_utc())
+        });
+        Ok(match answer.await? {
+            Ok(Identity { cert, key, hmac, .. }) => ConfigAnswer::Config(Box::new(MetalConfig {
+                pixie_api_url: format!("{}/certs", self.anvil.endpoints.https_url()),
+                cert: Some(cert),
+                key: Some(key),
+                hmac: Some(hmac),
+                ..config
+            })),
+            Err(reason) => ConfigAnswer::NotAdmitted(reason),
+        })
     }
 }

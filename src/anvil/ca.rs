@@ -1,6 +1,7 @@
 //! anvil's own certificate authority: made at the first start, leafs renewed at a start when they run out.
 //!
-//! One certificate for the gRPC server, one for all agents and boot servers (metal-stack's agents share one, too).
+//! One certificate for the gRPC server, one for all agents and boot servers (metal-stack's agents share one, too). Where
+//! machines have to be admitted, each has one of its own instead.
 
 use std::fs;
 use std::net::IpAddr;
@@ -151,30 +152,66 @@ fn make_ca(dir: &Path, now: OffsetDateTime) -> Result<OffsetDateTime> {
     Ok(until)
 }
 
-fn make_leafs(dir: &Path, server_names: &[String], now: OffsetDateTime) -> Result<OffsetDateTime> {
+fn read_issuer(dir: &Path) -> Result<Issuer<'static, KeyPair>> {
     let ca_key_pem = fs::read_to_string(dir.join("ca.key")).context("reading the authority's key")?;
     let ca_key = KeyPair::from_pem(&ca_key_pem).context("parsing the authority's key")?;
-    let issuer = Issuer::new(ca_params(), ca_key);
-    let until = now + LEAF_LIFETIME;
+    Ok(Issuer::new(ca_params(), ca_key))
+}
+
+fn make_leafs(dir: &Path, server_names: &[String], now: OffsetDateTime) -> Result<OffsetDateTime> {
+    let issuer = read_issuer(dir)?;
     let leafs = [
         ("server", server_names, "anvil", ExtendedKeyUsagePurpose::ServerAuth),
         ("client", &[][..], "anvil client", ExtendedKeyUsagePurpose::ClientAuth),
     ];
     for (file, names, common_name, usage) in leafs {
-        let key = KeyPair::generate().context("generating a key")?;
-        let mut params = CertificateParams::new(names.to_vec()).context("naming a certificate")?;
-        params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, common_name);
-        params.not_before = now - BACKDATED;
-        params.not_after = until;
-        params.use_authority_key_identifier_extension = true;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![usage];
-        let certificate = params.signed_by(&key, &issuer).context("signing a certificate")?;
-        write_secret(&dir.join(format!("{file}.key")), &key.serialize_pem())?;
-        write_secret(&dir.join(format!("{file}.pem")), &certificate.pem())?;
+        let (cert, key) = issue(&issuer, names, common_name, usage, now)?;
+        write_secret(&dir.join(format!("{file}.key")), &key)?;
+        write_secret(&dir.join(format!("{file}.pem")), &cert)?;
     }
-    Ok(until)
+    Ok(now + LEAF_LIFETIME)
+}
+
+/// Certificate and key, PEM.
+fn issue(
+    issuer: &Issuer<'static, KeyPair>,
+    names: &[String],
+    common_name: &str,
+    usage: ExtendedKeyUsagePurpose,
+    now: OffsetDateTime,
+) -> Result<(String, String)> {
+    let key = KeyPair::generate().context("generating a key")?;
+    let mut params = CertificateParams::new(names.to_vec()).context("naming a certificate")?;
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    params.not_before = now - BACKDATED;
+    params.not_after = now + LEAF_LIFETIME;
+    params.use_authority_key_identifier_extension = true;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![usage];
+    let certificate = params.signed_by(&key, issuer).context("signing a certificate")?;
+    Ok((certificate.pem(), key.serialize_pem()))
+}
+
+/// A client certificate of one machine's own, and its key, PEM. Not `Debug`: the key is a secret.
+pub struct MachineCert {
+    pub cert: String,
+    pub key: String,
+    pub until: OffsetDateTime,
+}
+
+/// Issues a certificate with the machine's id as its name, in the subject and as the name that clients are known by.
+/// `dir` is [`ensure_pki`]'s.
+pub fn issue_machine(dir: &Path, machine: &str, now: OffsetDateTime) -> Result<MachineCert> {
+    let until = now + LEAF_LIFETIME;
+    let (cert, key) =
+        issue(&read_issuer(dir)?, &[machine.to_owned()], machine, ExtendedKeyUsagePurpose::ClientAuth, now)?;
+    Ok(MachineCert { cert, key, until })
+}
+
+/// Whether a certificate that runs out then is to be replaced.
+pub fn is_running_out(until: OffsetDateTime, now: OffsetDateTime) -> bool {
+    until - now <= RENEW_BEFORE
 }
 
 #[cfg(test)]

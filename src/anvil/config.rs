@@ -14,7 +14,9 @@ use super::ntp::NtpSettings;
 use super::sizes::Matching;
 use crate::api::image_key::ImageKey;
 use crate::api::image_places::{HttpProxy, Mirror};
+use crate::api::metal_config::{BasicAuth, Logging};
 use crate::api::rest::{DnsServer, NtpServer};
+use crate::api::ssh_key;
 
 /// Most DNS servers of a partition or machine.
 pub const MAX_DNS_SERVERS: usize = 3;
@@ -35,6 +37,8 @@ pub struct Config {
     /// The same by TLS, for agents: MetalConfig has keys in it.
     pub https_port: u16,
     pub grpc_port: u16,
+    /// Keys go only to machines that an operator admitted ([`super::enrolment`]), each has its own, and plain HTTP has none.
+    pub require_enrolment: bool,
     pub partition: PartitionConfig,
     pub sizes: SizesConfig,
     pub dhcp: DhcpSettings,
@@ -67,7 +71,41 @@ pub struct PartitionConfig {
     pub http_proxy: Option<HttpProxy>,
     /// Hosts, domains and networks (CIDR) that are reached without it.
     pub no_proxy: Vec<String>,
+    /// Where agents send their log besides their console.
+    pub logging: Option<LoggingConfig>,
+    /// Who may log in to agents by SSH: public keys. None: agents listen nowhere.
+    pub ssh_keys: Vec<String>,
     pub bootconfig: BootConfig,
+}
+
+/// A server that takes Loki's push.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoggingConfig {
+    /// The whole URL, with its path.
+    pub endpoint: String,
+    #[serde(default)]
+    pub user: Option<String>,
+    #[serde(default)]
+    pub password: Option<String>,
+}
+
+/// Without what is secret, and without the URL, which may have a password in it.
+impl std::fmt::Debug for LoggingConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LoggingConfig").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+impl LoggingConfig {
+    /// As agents are handed it.
+    pub fn to_logging(&self) -> Logging {
+        let basic_auth = self
+            .user
+            .as_ref()
+            .map(|user| BasicAuth { user: user.clone(), password: self.password.clone().unwrap_or_default() });
+        Logging { endpoint: self.endpoint.clone(), basic_auth, certificate_auth: None, log_type: "loki".to_owned() }
+    }
 }
 
 /// Whether an image needs a digest.
@@ -168,6 +206,7 @@ impl Default for Config {
             http_port: 4242,
             https_port: 4243,
             grpc_port: 50051,
+            require_enrolment: false,
             partition: PartitionConfig::default(),
             sizes: SizesConfig::default(),
             dhcp: DhcpSettings::default(),
@@ -191,6 +230,8 @@ impl Default for PartitionConfig {
             image_digest: None,
             http_proxy: None,
             no_proxy: Vec::new(),
+            logging: None,
+            ssh_keys: Vec::new(),
             bootconfig: BootConfig::default(),
         }
     }
@@ -237,6 +278,7 @@ fn check_config(config: &Config) -> Result<()> {
     check_ntp_servers(&config.partition.ntp_servers).map_err(|fault| anyhow::anyhow!("partition.{fault}"))?;
     check_erase(&config.partition)?;
     check_images(&config.partition)?;
+    check_access(&config.partition)?;
     check_dhcp(config)
 }
 
@@ -283,6 +325,23 @@ fn check_images(partition: &PartitionConfig) -> Result<()> {
         ensure!(
             !is_set || !found,
             "partition.{key}: expected in one place, found {word} in partition.bootconfig.commandline, too"
+        );
+    }
+    Ok(())
+}
+
+fn check_access(partition: &PartitionConfig) -> Result<()> {
+    for (index, key) in partition.ssh_keys.iter().enumerate() {
+        // Without the text: somebody may have pasted a private key.
+        ssh_key::check(key).map_err(|fault| anyhow::anyhow!("partition.ssh_keys[{index}]: {fault}"))?;
+    }
+    if let Some(logging) = &partition.logging {
+        // Not shown when it is wrong, since it may have a password in it.
+        let is_url = ["http://", "https://"].iter().any(|scheme| logging.endpoint.starts_with(scheme));
+        ensure!(is_url, "partition.logging.endpoint: expected http://… or https://…");
+        ensure!(
+            logging.password.is_none() || logging.user.is_some(),
+            "partition.logging.user: expected a name, since there is a password"
         );
     }
     Ok(())
@@ -452,6 +511,12 @@ ntp: {enabled: true}
                  bootconfig: {commandline: drophammer.image_key=x}}",
                 "partition.image_keys: expected in one place",
             ),
+            (
+                "partition: {ssh_keys: ['-----BEGIN OPENSSH PRIVATE KEY-----']}",
+                "partition.ssh_keys[0]: is a private key",
+            ),
+            ("partition: {logging: {endpoint: 10.0.0.4}}", "partition.logging.endpoint: expected http://"),
+            ("partition: {logging: {endpoint: http://a, password: x}}", "partition.logging.user: expected a name"),
             ("listen: 0.0.0.0", "listen: expected the address of one interface"),
             ("{listen: 10.0.0.1, dhcp: {mode: server}}", "interface: expected"),
             ("{listen: 10.0.0.1, interface: br0, dhcp: {mode: server}}", "dhcp.range is missing"),
@@ -491,8 +556,9 @@ ntp: {enabled: true}
     }
 
     #[test]
-    fn a_proxys_password_is_not_shown() {
-        let text = "partition: {http_proxy: 'http://user:secret@10.0.0.3:3128', no_proxy: [10.0.0.0/8]}";
+    fn passwords_are_not_shown() {
+        let text = "partition: {http_proxy: 'http://user:secret@10.0.0.3:3128', no_proxy: [10.0.0.0/8], \
+                    logging: {endpoint: 'http://a:secret@10.0.0.4/push', user: agents, password: secret}}";
         let config = parse_config(text).unwrap();
         assert!(!format!("{config:?}").contains("secret"));
         assert_eq!(config.partition.http_proxy.unwrap().secret_url().as_str(), "http://user:secret@10.0.0.3:3128/");

@@ -34,6 +34,11 @@ impl Keys {
             Role::Admin => &self.admin,
         }
     }
+
+    /// With another key for viewing: a machine's own, for what a machine may see.
+    pub fn with_view(&self, view: String) -> Self {
+        Self { view, ..self.clone() }
+    }
 }
 
 /// Reads the keys under `dir`, making those that are missing.

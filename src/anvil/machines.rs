@@ -7,7 +7,7 @@ use time::format_description::well_known::Rfc3339;
 use super::config::PartitionConfig;
 use super::fsm::{self, Container, StoredEvent};
 use super::progress;
-use super::records;
+use super::records::{self, Signers};
 use super::refusal::Refusal;
 use super::sizes::{self, Matching, Size, Verdict};
 use super::state::{Anvil, Endpoints};
@@ -52,6 +52,9 @@ pub struct MachineRecord {
     pub installed_image: Option<rest::Image>,
     #[serde(default)]
     pub console_password: Option<String>,
+    /// Fingerprint of what its agent's SSH server shows, in this boot.
+    #[serde(default)]
+    pub ssh_host_key: Option<String>,
     #[serde(with = "time::serde::rfc3339")]
     pub created: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339")]
@@ -153,6 +156,7 @@ impl MachineRecord {
             allocation: None,
             installed_image: None,
             console_password: None,
+            ssh_host_key: None,
             created: now,
             changed: now,
         }
@@ -186,8 +190,11 @@ pub async fn receive_event(anvil: &Anvil, id: &str, event: ProvisioningEvent, me
     }
     let now = OffsetDateTime::now_utc();
     let record = match &note {
-        Some(Note::Record(record)) => Some((record.kind, records::judge(&anvil.pki.ca_cert, id, record.clone(), now))),
-        Some(Note::Phase(_) | Note::Progress(_)) | None => None,
+        Some(Note::Record(record)) => {
+            let signers = if anvil.config.require_enrolment { Signers::Machine } else { Signers::Agents };
+            Some((record.kind, records::judge(&anvil.pki.ca_cert, signers, id, record.clone(), now)))
+        }
+        Some(Note::Phase(_) | Note::Progress(_) | Note::SshHostKey(_)) | None => None,
     };
     let incoming = StoredEvent { time: now, event, message: message.to_owned() };
     let machine = id.to_owned();
@@ -200,7 +207,7 @@ pub async fn receive_event(anvil: &Anvil, id: &str, event: ProvisioningEvent, me
 
 /// Applies an event to the machine's container, list and phases.
 pub fn record_event(tx: &Tx<'_>, id: &str, incoming: StoredEvent, note: Option<Note>) -> Result<(), Refusal> {
-    let machine = match tx.machine(id)? {
+    let mut machine = match tx.machine(id)? {
         Some(machine) => machine,
         None => {
             let machine = MachineRecord::new(id, incoming.time);
@@ -208,6 +215,7 @@ pub fn record_event(tx: &Tx<'_>, id: &str, incoming: StoredEvent, note: Option<N
             machine
         }
     };
+    record_ssh_host_key(tx, &mut machine, incoming.event, note.as_ref())?;
     let before = tx.container(id)?;
     let newest = tx.events(id, 1)?.first().map(|event| event.event);
     let event = incoming.event;
@@ -222,6 +230,25 @@ pub fn record_event(tx: &Tx<'_>, id: &str, incoming: StoredEvent, note: Option<N
     }
     if let Some(event) = &effect.store {
         tx.push_event(id, event)?;
+    }
+    Ok(())
+}
+
+/// Each boot makes a new key; the old one is worth nothing from then on.
+fn record_ssh_host_key(
+    tx: &Tx<'_>,
+    machine: &mut MachineRecord,
+    event: ProvisioningEvent,
+    note: Option<&Note>,
+) -> Result<(), Refusal> {
+    let host_key = match (event, note) {
+        (ProvisioningEvent::PxeBooting | ProvisioningEvent::Preparing | ProvisioningEvent::BootingNewKernel, _) => None,
+        (_, Some(Note::SshHostKey(fingerprint))) => Some(fingerprint.clone()),
+        _ => return Ok(()),
+    };
+    if machine.ssh_host_key != host_key {
+        machine.ssh_host_key = host_key;
+        tx.put_machine(machine)?;
     }
     Ok(())
 }
@@ -481,6 +508,8 @@ pub fn show(tx: &Tx<'_>, machine: &MachineRecord) -> Result<rest::Machine, Refus
         created: format_time(machine.created),
         changed: format_time(machine.changed),
         provisioning: (!phases.is_empty()).then_some(rest::Provisioning { phases, progress: None }),
+        enrolment: tx.enrolment(&machine.id)?.map(|enrolled| enrolled.standing),
+        ssh_host_key: machine.ssh_host_key.clone(),
     })
 }
 

@@ -3,7 +3,7 @@
 //! What is written: [`config`] is the operator's file, [`store`] the database, [`ca`] and [`keys`] the secrets made at
 //! the first start. What is decided: [`fsm`] judges provisioning events, [`sizes`] (with [`glob`]) names a machine's
 //! size, [`layouts`] and [`images`] (with [`version`]) what may be installed, [`allocation`] who gets which machine.
-//! [`machines`] keeps a machine's record through its life, [`records`] what agents sign. What is spoken: [`grpc`] to agents and boot servers,
+//! [`machines`] keeps a machine's record through its life, [`records`] what agents sign, [`enrolment`] who gets keys. What is spoken: [`grpc`] to agents and boot servers,
 //! [`rest`] to agents and people, [`netboot`] to firmware, [`images_http`], [`dns`] and [`ntp`] to the rack.
 //! [`authority`] tells the network boot what to hand to which machine; [`rack`] and [`serve`] start it all. [`client`] and [`cli`]
 //! are the other side of REST: the `anvil` command.
@@ -17,6 +17,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod dns;
+pub mod enrolment;
 pub mod fsm;
 pub mod glob;
 pub mod grpc;
@@ -34,7 +35,6 @@ pub mod refusal;
 pub mod rest;
 pub mod serve;
 pub mod sizes;
-pub mod ssh_key;
 pub mod state;
 pub mod store;
 mod tls;

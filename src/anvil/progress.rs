@@ -35,7 +35,7 @@ impl LiveProgress {
                 PhaseState::Running => {}
                 PhaseState::Done | PhaseState::Warned | PhaseState::Failed => self.clear(machine),
             },
-            Note::Record(_) => {}
+            Note::Record(_) | Note::SshHostKey(_) => {}
         }
     }
 }

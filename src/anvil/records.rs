@@ -11,8 +11,9 @@ use ring::signature::{
     UnparsedPublicKey, VerificationAlgorithm,
 };
 use rustls::RootCertStore;
+use rustls::client::verify_server_name;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use serde_json::Value;
 use thiserror::Error;
@@ -86,19 +87,39 @@ pub enum NotValid {
     Wrong,
     #[error("it was sent as one thing and signed as another")]
     OtherKind,
+    #[error("its certificate is another machine's")]
+    OtherSigner,
     #[error("it is of machine {signed:?}, and machine {sender:?} sent it")]
     OtherMachine { signed: String, sender: String },
 }
 
+/// Whose certificates a record may be signed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signers {
+    /// Those of all agents, which share one.
+    Agents,
+    /// The machine's own, where machines have to be admitted.
+    Machine,
+}
+
 /// Whether `jws` was made with a key whose certificate the authority `ca_pem` issued, as a document of that kind and
 /// of that machine.
-pub fn verify(ca_pem: &str, machine: &str, record: &Record, now: OffsetDateTime) -> Result<(), NotValid> {
+pub fn verify(
+    ca_pem: &str,
+    signers: Signers,
+    machine: &str,
+    record: &Record,
+    now: OffsetDateTime,
+) -> Result<(), NotValid> {
     let jws = Jws::parse(&record.jws)?;
     let algorithm = verification(jws.header.alg).ok_or(NotValid::NotSigned)?;
     let chain: Vec<CertificateDer<'_>> = jws.header.certificates()?.into_iter().map(CertificateDer::from).collect();
     let (certificate, between) = chain.split_first().ok_or(NotValid::NoCertificate)?;
     verify_issued(ca_pem, certificate, between, now)?;
     let certificate = ParsedCertificate::try_from(certificate).map_err(|_| NotValid::Certificate)?;
+    if signers == Signers::Machine && !is_named(&certificate, machine) {
+        return Err(NotValid::OtherSigner);
+    }
     let key_info = certificate.subject_public_key_info();
     let key = public_key(key_info.as_ref()).ok_or(NotValid::Certificate)?;
     UnparsedPublicKey::new(algorithm, key)
@@ -124,6 +145,10 @@ fn verification(algorithm: Algorithm) -> Option<&'static dyn VerificationAlgorit
         Algorithm::EdDSA => Some(&ED25519),
         Algorithm::None => None,
     }
+}
+
+fn is_named(certificate: &ParsedCertificate<'_>, machine: &str) -> bool {
+    ServerName::try_from(machine).is_ok_and(|name| verify_server_name(certificate, &name).is_ok())
 }
 
 /// The way from the certificate to the authority, as for a client that connects.
@@ -168,8 +193,8 @@ fn der_value(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
 }
 
 /// Judges a record that came in now.
-pub fn judge(ca_pem: &str, machine: &str, record: Record, now: OffsetDateTime) -> Stored {
-    let fault = verify(ca_pem, machine, &record, now).err().map(|fault| fault.to_string());
+pub fn judge(ca_pem: &str, signers: Signers, machine: &str, record: Record, now: OffsetDateTime) -> Stored {
+    let fault = verify(ca_pem, signers, machine, &record, now).err().map(|fault| fault.to_string());
     Stored { received: format_time(now), fault, jws: record.jws }
 }
 

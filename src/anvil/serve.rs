@@ -15,6 +15,7 @@ use super::config::Config;
 use super::grpc;
 use super::keys;
 use super::machines;
+use super::netboot::http::ByTls;
 use super::rest;
 use super::state::{Anvil, Endpoints};
 use super::tls::TlsListener;
@@ -80,7 +81,8 @@ pub async fn run(anvil: Anvil, listeners: Listeners, routes: Router, shutdown: i
     let mut tasks: JoinSet<Result<()>> = JoinSet::new();
     let app = rest::router(anvil.clone()).merge(routes);
     let tls = TlsListener::new(listeners.https, &anvil.pki).context("setting TLS up")?;
-    let https = axum::serve(tls, app.clone()).with_graceful_shutdown(until_stopped());
+    let secure_app = app.clone().into_make_service_with_connect_info::<ByTls>();
+    let https = axum::serve(tls, secure_app).with_graceful_shutdown(until_stopped());
     tasks.spawn(async move { https.await.context("serving HTTPS") });
     let http = axum::serve(listeners.http, app).with_graceful_shutdown(until_stopped());
     tasks.spawn(async move { http.await.context("serving HTTP") });

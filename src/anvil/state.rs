@@ -12,7 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 use time::OffsetDateTime;
 
 use super::ca::{Pki, ensure_pki};
-use super::config::Config;
+use super::config::{Config, LoggingConfig};
 use super::images;
 use super::keys::{Keys, ensure_keys};
 use super::machines::{self, Partition};
@@ -23,6 +23,9 @@ use crate::api::hmac::Role;
 use crate::api::image_key::ImageKey;
 use crate::api::image_places::Mirror;
 use crate::api::metal_config::MetalConfig;
+
+/// Below the data directory.
+const CA_DIR: &str = "ca";
 
 /// Where the servers listen, as machines reach them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +84,7 @@ impl Anvil {
             .with_context(|| format!("creating {}", data.display()))?;
         let lock = lock_data_dir(data)?;
         let keys = ensure_keys(&data.join("hmac"))?;
-        let pki = ensure_pki(&data.join("ca"), config.listen, OffsetDateTime::now_utc())?;
+        let pki = ensure_pki(&data.join(CA_DIR), config.listen, OffsetDateTime::now_utc())?;
         let store = Store::open(&data.join("anvil.db"))?;
         let partition = Partition::from_config(&config.partition, endpoints);
         store.run_blocking(|tx| tx.put(&partition)).context("storing the partition")?;
@@ -110,7 +113,12 @@ impl Anvil {
         self.config.data.join("images")
     }
 
-    /// What the boot server hands to every agent on `/certs`.
+    /// Where the authority's files lie.
+    pub fn ca_dir(&self) -> PathBuf {
+        self.config.data.join(CA_DIR)
+    }
+
+    /// What the boot server hands to every agent on `/certs`; where machines have to be admitted, with other keys.
     pub fn metal_config(&self) -> MetalConfig {
         let url = self.endpoints.http_url();
         let partition = &self.config.partition;
@@ -127,7 +135,8 @@ impl Anvil {
             ntp_servers: Some(ntp),
             dns_servers: partition.dns_servers.iter().map(|server| server.ip.clone()).collect(),
             partition: partition.id.clone(),
-            logging: None,
+            logging: partition.logging.as_ref().map(LoggingConfig::to_logging),
+            ssh_keys: partition.ssh_keys.clone(),
             image_mirrors: partition.image_mirrors.iter().map(Mirror::to_secret_string).collect(),
             image_keys: partition.image_keys.iter().map(ImageKey::to_string).collect(),
             image_digest: partition.image_digest.map(|rule| rule.as_str().to_owned()),
@@ -178,7 +187,7 @@ mod tests {
     #[test]
     fn without_a_word_of_it_the_configuration_is_upstreams() {
         let config = metal_config("id: lab");
-        let ours = ["image_mirrors", "image_keys", "image_digest", "http_proxy", "no_proxy"];
+        let ours = ["image_mirrors", "image_keys", "image_digest", "http_proxy", "no_proxy", "logging", "ssh_keys"];
         assert!(ours.iter().all(|key| config.get(key).is_none()), "{config}");
     }
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use axum::serve::Listener;
+use axum::extract::connect_info::Connected;
+use axum::serve::{IncomingStream, Listener};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -16,6 +17,7 @@ use tokio_rustls::server::TlsStream;
 use tracing::{debug, warn};
 
 use super::ca::Pki;
+use super::netboot::http::ByTls;
 
 /// Whoever has not shaken hands by then has no business here.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -88,5 +90,11 @@ impl Listener for TlsListener {
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         Ok(self.address)
+    }
+}
+
+impl Connected<IncomingStream<'_, TlsListener>> for ByTls {
+    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
+        Self { from: *stream.remote_addr() }
     }
 }

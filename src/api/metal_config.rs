@@ -56,6 +56,9 @@ pub struct MetalConfig {
     /// Hosts, domains and networks in CIDR form that are reached without `http_proxy`.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
     pub no_proxy: Vec<String>,
+    /// Public keys, as lines of `authorized_keys`, of those who may log in to the agent. None: it listens nowhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
+    pub ssh_keys: Vec<String>,
 }
 
 /// Remote logging.

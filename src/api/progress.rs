@@ -7,6 +7,7 @@
 //! phase name=erase state=done start_ms=3201 took_ms=412
 //! progress step=image done=104857600 total=330301440 rate=45000000 left_s=5
 //! record kind=erase jws=eyJhbGciOiJFUzI1NiIs….eyJtYWNoaW5lIjoi….Tm90IGEgc2lnbmF0dXJl
+//! ssh host_key=SHA256:uNiVztksCsDhcc0u9e8BrrJXVGDy8eoFUS6gZTeDcFg
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -92,6 +93,8 @@ pub enum Note {
     Phase(Phase),
     Progress(Progress),
     Record(Record),
+    /// Fingerprint of the key that the agent's SSH server shows, as `ssh-keygen -l` prints it.
+    SshHostKey(String),
 }
 
 impl std::fmt::Display for Note {
@@ -116,6 +119,7 @@ impl std::fmt::Display for Note {
                     None => Ok(()),
                 }
             }
+            Self::SshHostKey(fingerprint) => write!(f, "ssh host_key={fingerprint}"),
             Self::Record(record) => write!(f, "record kind={} jws={}", kind_word(record.kind), record.jws),
         }
     }
@@ -143,6 +147,7 @@ impl Note {
                 rate: number("rate")?,
                 left_s: number("left_s"),
             })),
+            "ssh" => Some(Self::SshHostKey(text("host_key").filter(|key| is_fingerprint(key))?.to_owned())),
             "record" => Some(Self::Record(Record {
                 kind: [Kind::EraseRecord, Kind::Plan]
                     .into_iter()
@@ -152,6 +157,13 @@ impl Note {
             _ => None,
         }
     }
+}
+
+/// `SHA256:` and the digest in base64 without padding.
+fn is_fingerprint(text: &str) -> bool {
+    text.strip_prefix("SHA256:").is_some_and(|digest| {
+        digest.len() == 43 && digest.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/'))
+    })
 }
 
 #[cfg(test)]
@@ -166,6 +178,7 @@ mod tests {
             Note::Progress(Progress { step: "image".into(), done: 1, total: None, rate: 3, left_s: None }),
             Note::Record(Record { kind: Kind::EraseRecord, jws: "eyJ9.a-_b.c".into() }),
             Note::Record(Record { kind: Kind::Plan, jws: "eyJ9.a.".into() }),
+            Note::SshHostKey(format!("SHA256:{}", "a/+0".repeat(10) + "bcd")),
         ];
         for note in notes {
             assert_eq!(Note::parse(&note.to_string()), Some(note));
@@ -183,6 +196,8 @@ mod tests {
             "progress step=a done=-1",
             "record kind=odd jws=a.b.c",
             "record kind=erase",
+            "ssh host_key=SHA256:short",
+            "ssh",
             long.as_str(),
         ] {
             assert_eq!(Note::parse(message), None, "{}", message.len());

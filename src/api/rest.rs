@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::enrolment::Standing;
 use super::layout::FilesystemLayout;
 use super::null_as_default;
 
@@ -67,6 +68,12 @@ pub struct Machine {
     /// anvil's own: what the agent told of its phases and of the image being written. Absent from metal-api.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provisioning: Option<Provisioning>,
+    /// anvil's own: whether it may have keys, where machines have to be admitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enrolment: Option<Standing>,
+    /// anvil's own: fingerprint of the key that its agent's SSH server shows, `SHA256:…`. Absent when it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh_host_key: Option<String>,
 }
 
 /// The phases of the newest boot and what is going on now, as the agent told them (see [`super::progress`]).

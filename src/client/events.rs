@@ -19,6 +19,7 @@ use crate::api::grpc::event_service_client::EventServiceClient;
 use crate::api::grpc::{EventServiceSendRequest, MachineProvisioningEvent};
 use crate::api::progress::{Note, RECORD_LIMIT, Record};
 use crate::net::Backoff;
+use crate::redact::redacted;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 const ALIVE_EVERY: Duration = Duration::from_secs(60);
@@ -68,6 +69,12 @@ enum Care {
     Record,
 }
 
+impl Pending {
+    fn now(event: ProvisioningEvent, message: &str) -> Self {
+        Self { at: Instant::now(), event, message: redacted(message).into_owned(), care: Care::of(event) }
+    }
+}
+
 impl Care {
     fn of(event: ProvisioningEvent) -> Self {
         if event == ProvisioningEvent::Alive { Self::Drop } else { Self::Keep }
@@ -77,7 +84,7 @@ impl Care {
 impl Events {
     /// Queues one event.
     pub fn send(&self, event: ProvisioningEvent, message: impl Into<String>) {
-        let pending = Pending { at: Instant::now(), event, message: message.into(), care: Care::of(event) };
+        let pending = Pending::now(event, &message.into());
         let mut queue = self.lock();
         if pending.care == Care::Drop {
             let notes = queue.waiting.iter().filter(|p| p.care == Care::Drop).count();
@@ -94,7 +101,7 @@ impl Events {
 
     /// Queues `event` before all that wait already: `Preparing` has to be the first that the server sees.
     pub fn send_first(&self, event: ProvisioningEvent, message: impl Into<String>) {
-        let pending = Pending { at: Instant::now(), event, message: message.into(), care: Care::of(event) };
+        let pending = Pending::now(event, &message.into());
         self.lock().waiting.push_front(pending);
         self.shared.changed.notify_waiters();
     }
@@ -102,6 +109,13 @@ impl Events {
     /// Queues what goes beyond metal-stack's events.
     pub fn note(&self, note: &Note) {
         self.send(ProvisioningEvent::Alive, note.to_string());
+    }
+
+    /// Queues what goes beyond metal-stack's events and is said only once: it is sent until the server took it.
+    pub fn tell(&self, note: &Note) {
+        let (event, message) = (ProvisioningEvent::Alive, note.to_string());
+        self.lock().waiting.push_back(Pending { at: Instant::now(), event, message, care: Care::Keep });
+        self.shared.changed.notify_waiters();
     }
 
     /// Queues what the server is to keep. It is sent until it arrives.

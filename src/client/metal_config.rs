@@ -1,25 +1,75 @@
-//! Fetching MetalConfig from the boot server.
+//! Fetching MetalConfig from the boot server, saying who asks.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use reqwest::header::HeaderValue;
+use reqwest::{RequestBuilder, StatusCode};
 
+use crate::api::enrolment::{MACHINE_HEADER, MACS_HEADER, MAX_MACS, NotAdmitted, TOKEN_HEADER};
+use crate::api::mac::Mac;
 use crate::api::metal_config::MetalConfig;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Larger than any real one by far; a server that sends more is not a boot server.
 const SIZE_LIMIT: usize = 1 << 20;
 
+/// Who asks, for a server that gives its keys to certain machines only ([`crate::api::enrolment`]). Not `Debug`: it
+/// may hold a token.
+#[derive(Clone, Default)]
+pub struct Introduction {
+    /// Empty: not said.
+    pub machine_id: String,
+    pub macs: Vec<Mac>,
+    /// Shown to a server by https, and to no other.
+    pub token: Option<String>,
+}
+
+impl Introduction {
+    fn apply(&self, request: RequestBuilder, url: &str) -> Result<RequestBuilder> {
+        if self.machine_id.is_empty() {
+            return Ok(request);
+        }
+        let macs: Vec<String> = self.macs.iter().take(MAX_MACS).map(Mac::to_string).collect();
+        let request = request.header(MACHINE_HEADER, &self.machine_id).header(MACS_HEADER, macs.join(","));
+        match &self.token {
+            Some(token) if url.starts_with("https://") => {
+                let mut value = HeaderValue::from_str(token).ok().context("the token is no text for a header")?;
+                value.set_sensitive(true);
+                Ok(request.header(TOKEN_HEADER, value))
+            }
+            _ => Ok(request),
+        }
+    }
+}
+
 /// One try. The answer is checked for what the agent cannot work without, all faults at once.
-pub async fn fetch(http: &reqwest::Client, url: &str) -> Result<MetalConfig> {
-    let mut response = http
-        .get(url)
+///
+/// # Errors
+///
+/// [`NotAdmitted`] when the server has keys, but not for this machine, or not yet.
+pub async fn fetch(http: &reqwest::Client, url: &str, me: &Introduction) -> Result<MetalConfig> {
+    let mut response = me
+        .apply(http.get(url), url)?
         .timeout(TIMEOUT)
         .send()
         .await
         .with_context(|| format!("fetching the configuration from {url}"))?;
     let status = response.status();
+    let body = read(&mut response, url).await?;
+    if status == StatusCode::FORBIDDEN
+        && let Ok(reason) = serde_json::from_slice::<NotAdmitted>(&body)
+    {
+        return Err(reason.into());
+    }
     ensure!(status.is_success(), "fetching the configuration from {url}: the server answered {status}, expected 200");
+    let config: MetalConfig =
+        serde_json::from_slice(&body).with_context(|| format!("the configuration from {url} is not MetalConfig"))?;
+    check(&config).with_context(|| format!("the configuration from {url} is not complete"))?;
+    Ok(config)
+}
+
+async fn read(response: &mut reqwest::Response, url: &str) -> Result<Vec<u8>> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.with_context(|| format!("reading the configuration from {url}"))? {
         ensure!(
@@ -28,10 +78,7 @@ pub async fn fetch(http: &reqwest::Client, url: &str) -> Result<MetalConfig> {
         );
         body.extend_from_slice(&chunk);
     }
-    let config: MetalConfig =
-        serde_json::from_slice(&body).with_context(|| format!("the configuration from {url} is not MetalConfig"))?;
-    check(&config).with_context(|| format!("the configuration from {url} is not complete"))?;
-    Ok(config)
+    Ok(body)
 }
 
 fn check(config: &MetalConfig) -> Result<()> {

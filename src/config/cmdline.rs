@@ -4,16 +4,25 @@
 //! repeated key keeps its last value. No quoting (metal-stack's rules).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 
 use anyhow::{Context, Result};
 
+use crate::api::masked::masked;
 use crate::sys::roots::Roots;
 
-/// The keys of one command line.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The keys of one command line. `Debug` leaves out what is secret.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Cmdline {
     values: BTreeMap<String, String>,
+    masked: String,
+}
+
+impl fmt::Debug for Cmdline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Cmdline").field(&self.masked).finish()
+    }
 }
 
 impl Cmdline {
@@ -29,7 +38,22 @@ impl Cmdline {
             .filter_map(|word| word.split_once('='))
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect();
-        Self { values }
+        Self { values, masked: masked(text) }
+    }
+
+    /// All of it on one line, to be shown: without what is secret.
+    pub fn masked(&self) -> &str {
+        &self.masked
+    }
+
+    /// `drophammer.token=`: what admits this machine to a control plane that asks for it. Secret until it is used.
+    pub fn token(&self) -> Option<&str> {
+        self.get("drophammer.token").filter(|token| !token.is_empty())
+    }
+
+    /// `drophammer.ssh_keys=URL`: where the public keys are of those who may log in to the agent.
+    pub fn ssh_keys_url(&self) -> Option<&str> {
+        self.get("drophammer.ssh_keys").filter(|url| !url.is_empty())
     }
 
     /// The last value of `key`, as it stands.
@@ -158,6 +182,13 @@ mod tests {
         assert_eq!(line.config_url(), Some("http://a/certs?x=1"));
         assert_eq!(line.get("quiet"), None);
         assert!(line.debug());
+    }
+
+    #[test]
+    fn what_is_secret_is_not_shown() {
+        let line = Cmdline::parse("quiet drophammer.token=SECRET\n");
+        assert_eq!((line.token(), line.masked()), (Some("SECRET"), "quiet drophammer.token=***"));
+        assert!(!format!("{line:?}").contains("SECRET"));
     }
 
     #[test]

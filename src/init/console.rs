@@ -11,15 +11,17 @@ use std::sync::Mutex;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer, Registry};
+
+use crate::redact::redacted;
 
 /// The kernel cuts records at about 1000 bytes (`LOG_LINE_MAX`, kernel/printk/printk.c).
 const RECORD_LIMIT: usize = 900;
 
-/// Sends all `tracing` events of this process to the consoles. To be called once, after `/dev` is mounted.
-pub fn start(debug: bool) {
+/// Sends all `tracing` events of this process to the consoles, and to `also`. To be called once, after `/dev` is mounted.
+pub fn start(debug: bool, also: impl Layer<Registry> + Send + Sync) {
     // The kernel lets user space write ten records in five seconds unless told otherwise (kernel/printk/printk.c).
     let _ = fs::write("/proc/sys/kernel/printk_devkmsg", "on\n");
     // `quiet` on the command line hides the kernel's chatter, not the agent's lines (level 6).
@@ -27,7 +29,8 @@ pub fn start(debug: bool) {
     let level = if debug { LevelFilter::DEBUG } else { LevelFilter::INFO };
     let sink = Sink(Mutex::new(open()));
     // A second call would be a mistake of ours; the first subscriber goes on working.
-    let _ = tracing_subscriber::registry().with(ConsoleLayer { sink, own: debug }.with_filter(level)).try_init();
+    let console = ConsoleLayer { sink, own: debug }.with_filter(level);
+    let _ = tracing_subscriber::registry().with(also).with(console).try_init();
 }
 
 /// One line straight to the consoles, without `tracing`: for the panic hook and the exit door.
@@ -49,7 +52,7 @@ fn open() -> Option<Device> {
 
 fn write_records(device: Option<&mut Device>, kernel_level: u8, text: &str) {
     let Some(device) = device else { return };
-    for line in text.lines().flat_map(split_record) {
+    for line in redacted(text).lines().flat_map(split_record) {
         // Nothing is left to be told to when the console fails.
         let _ = match device {
             Device::Kmsg(file) => file.write_all(format!("<{kernel_level}>drophammer: {line}\n").as_bytes()),

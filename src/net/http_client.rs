@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client, ClientBuilder, NoProxy, Proxy};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, NoProxy, Proxy};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -34,6 +34,39 @@ pub fn http_client(resolver: Resolver, extra_ca_pem: Option<&str>) -> Result<Cli
 /// As [`http_client`], for images: these may come by a proxy. Its name is resolved as others are, those of the servers
 /// behind it by the proxy.
 pub fn image_http_client(resolver: Resolver, extra_ca_pem: Option<&str>, proxy: Option<&ProxyRule>) -> Result<Client> {
+    let builder = trusting_builder(resolver, extra_ca_pem)?;
+    let builder = match proxy {
+        Some(rule) => builder.proxy(parse_proxy(rule)?),
+        None => builder,
+    };
+    builder.build().context("building the HTTP client")
+}
+
+/// What a client shows to a server. Not `Debug`: the key is a secret.
+#[derive(Clone)]
+pub struct ClientIdentity {
+    pub cert_pem: String,
+    pub key_pem: String,
+    /// The server's certificate is not looked at.
+    pub trusts_anybody: bool,
+}
+
+/// As [`http_client`], for a server that may want a certificate of its clients.
+pub fn log_http_client(
+    resolver: Resolver,
+    extra_ca_pem: Option<&str>,
+    identity: Option<&ClientIdentity>,
+) -> Result<Client> {
+    let mut builder = trusting_builder(resolver, extra_ca_pem)?;
+    if let Some(ClientIdentity { cert_pem, key_pem, trusts_anybody }) = identity {
+        let pem = format!("{cert_pem}\n{key_pem}\n");
+        let identity = Identity::from_pem(pem.as_bytes()).context("reading the client's certificate and key")?;
+        builder = builder.identity(identity).tls_danger_accept_invalid_certs(*trusts_anybody);
+    }
+    builder.build().context("building the HTTP client")
+}
+
+fn trusting_builder(resolver: Resolver, extra_ca_pem: Option<&str>) -> Result<ClientBuilder> {
     // An error only says that another provider is installed already; that one is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut roots = match extra_ca_pem {
@@ -46,12 +79,7 @@ pub fn image_http_client(resolver: Resolver, extra_ca_pem: Option<&str>, proxy: 
         .map(|der| Certificate::from_der(der))
         .collect::<Result<_, _>>()
         .context("using trusted certificates")?;
-    let builder = client_builder(resolver).tls_certs_only(roots);
-    let builder = match proxy {
-        Some(rule) => builder.proxy(parse_proxy(rule)?),
-        None => builder,
-    };
-    builder.build().context("building the HTTP client")
+    Ok(client_builder(resolver).tls_certs_only(roots))
 }
 
 /// A client that trusts servers that show a certificate of one of these digests, and nothing else.

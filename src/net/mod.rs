@@ -20,7 +20,9 @@ mod static_ip;
 pub use backoff::Backoff;
 pub use bring_up::{Network, Online, Origin, bring_up};
 pub use connect::connect;
-pub use http_client::{desk_http_client, http_client, image_http_client, pinned_http_client};
+pub use http_client::{
+    ClientIdentity, desk_http_client, http_client, image_http_client, log_http_client, pinned_http_client,
+};
 pub use kernel_config::{KernelConfig, parse_pnp, read_kernel_config};
 pub use lldp::{Lldp, LldpMode};
 pub use ntp::{ClockSet, set_clock};

@@ -9,6 +9,7 @@ use std::time::Duration;
 use drophammer::anvil::client::Client;
 use drophammer::anvil::config::{Config, parse_config};
 use drophammer::anvil::keys::{Key, key_file, read_key};
+use drophammer::anvil::rack;
 use drophammer::anvil::serve::{self, Listeners};
 use drophammer::anvil::state::Anvil;
 use drophammer::api::grpc;
@@ -41,6 +42,19 @@ impl Server {
 
     /// With these lines of YAML in its configuration.
     pub async fn start_with(more: &str) -> Self {
+        Self::start_as(more, |_| {}, |_| axum::Router::new()).await
+    }
+
+    /// With the routes that machines boot by, too; there is nothing to boot.
+    pub async fn start_rack(more: &str) -> Self {
+        let nothing = |config: &mut Config| {
+            config.partition.bootconfig.kernel = Some("/nonexistent/vmlinuz".into());
+            config.partition.bootconfig.initrd = Some("/nonexistent/initrd".into());
+        };
+        Self::start_as(more, nothing, |anvil| rack::routes(anvil).unwrap()).await
+    }
+
+    async fn start_as(more: &str, change: impl Fn(&mut Config), routes: impl Fn(&Anvil) -> axum::Router) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut config: Config = parse_config(&format!(
             "listen: 127.0.0.1
@@ -54,11 +68,12 @@ partition: {{id: lab, dns_servers: [{{ip: 10.77.0.1}}], ntp_servers: [{{address:
         ))
         .unwrap();
         config.data = dir.path().join("data");
+        change(&mut config);
         let listeners = Listeners::bind(&config).await.unwrap();
         let anvil = serve::open(config, listeners.endpoints().unwrap()).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move { drop(stopped.await) };
-        let task = tokio::spawn(serve::run(anvil.clone(), listeners, axum::Router::new(), shutdown));
+        let task = tokio::spawn(serve::run(anvil.clone(), listeners, routes(&anvil), shutdown));
         Self { anvil, dir, stop, task }
     }
 

@@ -9,6 +9,7 @@ use super::connection::Connection;
 use super::{Format, print_json, table};
 use crate::anvil::client::Client;
 use crate::anvil::sizes::{UNKNOWN, Verdict};
+use crate::api::enrolment::Standing;
 use crate::api::erasure::{Erasure, SentPlan};
 use crate::api::progress::{PhaseState, Progress};
 use crate::api::rest::{self, AllocateRequest, DnsServer, EventLog, NtpServer};
@@ -46,6 +47,25 @@ pub(super) enum Machine {
     },
     /// What its newest installation was about to do to which disk
     Plan { id: String },
+    /// Let a machine have the agents' keys, where that is required; it need not have asked yet
+    Admit {
+        /// UUID of the machine, or MAC of one of its cards
+        #[arg(value_name = "ID|MAC")]
+        name: String,
+    },
+    /// Shut a machine out: its certificate and key are not good any more
+    Revoke {
+        #[arg(value_name = "ID|MAC")]
+        name: String,
+    },
+    /// Machines that wait to be admitted
+    Pending {
+        /// Those that were admitted or shut out, too
+        #[arg(long)]
+        all: bool,
+    },
+    /// Make a token that admits machines: drophammer.token= on their kernel command line
+    Token(super::enrolment::Token),
 }
 
 #[derive(Args)]
@@ -121,6 +141,10 @@ pub(super) async fn run(command: Machine, connection: &Connection, format: Forma
             let plan: SentPlan = client.get(&machine_path(&id, "/plan")).await?;
             super::erasures::print_plan(&plan, format)
         }
+        Machine::Admit { name } => super::enrolment::admit(&client, &name, format).await,
+        Machine::Revoke { name } => super::enrolment::revoke(&client, &name, format).await,
+        Machine::Pending { all } => super::enrolment::list(&client, all, format).await,
+        Machine::Token(token) => super::enrolment::make_token(&client, &token, format).await,
     }
 }
 
@@ -224,6 +248,11 @@ fn status(machine: &rest::Machine) -> String {
 
 /// What the agent is at: progress of a long step, else the running phase.
 fn doing(machine: &rest::Machine) -> String {
+    match machine.enrolment {
+        Some(Standing::Pending) => return "waits to be admitted".to_owned(),
+        Some(Standing::Revoked) => return "is shut out".to_owned(),
+        Some(Standing::Admitted) | None => {}
+    }
     let Some(provisioning) = &machine.provisioning else { return String::new() };
     if let Some(progress) = &provisioning.progress {
         return progress_text(progress);
@@ -279,6 +308,12 @@ fn print_machine(machine: &rest::Machine, format: Format) -> Result<()> {
     }
     if let Some(error) = &machine.events.last_error_event {
         pairs.push(("last error", format!("{} {}: {}", error.time, error.event, error.message)));
+    }
+    if let Some(fingerprint) = &machine.ssh_host_key {
+        pairs.push(("ssh host key", fingerprint.clone()));
+    }
+    if let Some(standing) = machine.enrolment {
+        pairs.push(("enrolment", standing.as_str().to_owned()));
     }
     pairs.push(("doing", doing(machine)));
     table::print_pairs(&pairs)?;

@@ -4,6 +4,7 @@
 
 mod connection;
 mod documents;
+mod enrolment;
 mod erasures;
 mod image;
 mod layout;

@@ -21,6 +21,10 @@ pub(super) struct Serve {
     /// Configuration file, YAML
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Give keys only to machines that were admitted: "anvil machine pending", "admit", "token". As the key
+    /// require_enrolment of the configuration
+    #[arg(long)]
+    require_enrolment: bool,
 }
 
 pub(super) async fn run(command: Serve, connection: &Connection) -> Result<()> {
@@ -32,6 +36,7 @@ pub(super) async fn run(command: Serve, connection: &Connection) -> Result<()> {
     if let Some(data) = connection.data() {
         config.data = data;
     }
+    config.require_enrolment |= command.require_enrolment;
     let listeners = Listeners::bind(&config).await?;
     let anvil = serve::open(config, listeners.endpoints()?)?;
     announce(&anvil);

@@ -4,6 +4,7 @@ use time::OffsetDateTime;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::peer::Peer;
 use super::status;
 use super::wait;
 use crate::anvil::machines::{self, Partition};
@@ -36,7 +37,9 @@ impl BootService for Boot {
         &self,
         request: Request<BootServiceDhcpRequest>,
     ) -> Result<Response<BootServiceDhcpResponse>, Status> {
+        let peer = Peer::of(&request);
         let uuid = request.into_inner().uuid;
+        peer.expect_boot_server_or(&self.anvil, &uuid).await?;
         let message = "machine sent extended dhcp request";
         machines::receive_event(&self.anvil, &uuid, ProvisioningEvent::PxeBooting, message).await.map_err(status)?;
         Ok(Response::new(BootServiceDhcpResponse {}))
@@ -46,6 +49,7 @@ impl BootService for Boot {
         &self,
         request: Request<BootServiceBootRequest>,
     ) -> Result<Response<BootServiceBootResponse>, Status> {
+        Peer::of(&request).expect_boot_server(&self.anvil).await?;
         let id = request.into_inner().partition_id;
         let partition: Partition = self.anvil.store.run(move |tx| tx.expect(&id)).await.map_err(status)?;
         Ok(Response::new(BootServiceBootResponse {
@@ -70,8 +74,10 @@ impl BootService for Boot {
         &self,
         request: Request<BootServiceRegisterRequest>,
     ) -> Result<Response<BootServiceRegisterResponse>, Status> {
+        let peer = Peer::of(&request);
         let request = request.into_inner();
         let uuid = request.uuid.clone();
+        peer.expect_machine(&self.anvil, &uuid).await?;
         let matching = self.anvil.config.sizes.matching();
         let registered = self.anvil.store.run(move |tx| register(tx, &request, matching)).await.map_err(status)?;
         // Stored all the same, as metal-api does, which finds out only when it looks for the machine's switches.
@@ -89,7 +95,10 @@ impl BootService for Boot {
     type WaitStream = ReceiverStream<Result<BootServiceWaitResponse, Status>>;
 
     async fn wait(&self, request: Request<BootServiceWaitRequest>) -> Result<Response<Self::WaitStream>, Status> {
-        let stream = wait::start(self.anvil.clone(), request.into_inner().machine_id).await.map_err(status)?;
+        let peer = Peer::of(&request);
+        let id = request.into_inner().machine_id;
+        peer.expect_machine(&self.anvil, &id).await?;
+        let stream = wait::start(self.anvil.clone(), id).await.map_err(status)?;
         Ok(Response::new(stream))
     }
 
@@ -97,8 +106,10 @@ impl BootService for Boot {
         &self,
         request: Request<BootServiceReportRequest>,
     ) -> Result<Response<BootServiceReportResponse>, Status> {
+        let peer = Peer::of(&request);
         let request = request.into_inner();
         let id = request.uuid.clone();
+        peer.expect_machine(&self.anvil, &id).await?;
         let now = OffsetDateTime::now_utc();
         self.anvil.store.run(move |tx| machines::report(tx, &request, now)).await.map_err(status)?;
         self.anvil.live.clear(&id);
@@ -110,8 +121,10 @@ impl BootService for Boot {
         &self,
         request: Request<BootServiceAbortReinstallRequest>,
     ) -> Result<Response<BootServiceAbortReinstallResponse>, Status> {
+        let peer = Peer::of(&request);
         let BootServiceAbortReinstallRequest { uuid, primary_disk_wiped } = request.into_inner();
         let id = uuid.clone();
+        peer.expect_machine(&self.anvil, &id).await?;
         let now = OffsetDateTime::now_utc();
         let boot_info = self
             .anvil

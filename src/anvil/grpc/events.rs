@@ -2,6 +2,7 @@
 
 use tonic::{Request, Response, Status};
 
+use super::peer::Peer;
 use super::status;
 use crate::anvil::machines;
 use crate::anvil::state::Anvil;
@@ -26,10 +27,15 @@ impl EventService for Events {
         &self,
         request: Request<EventServiceSendRequest>,
     ) -> Result<Response<EventServiceSendResponse>, Status> {
+        let peer = Peer::of(&request);
+        let events = request.into_inner().events;
+        for id in events.keys() {
+            peer.expect_machine(&self.anvil, id).await?;
+        }
         let mut accepted = 0;
         let mut failed = Vec::new();
         let mut errors = Vec::new();
-        for (id, event) in request.into_inner().events {
+        for (id, event) in events {
             let name = match event.event.parse::<ProvisioningEvent>() {
                 Ok(name) => name,
                 Err(error) => {

@@ -2,6 +2,7 @@
 
 mod boot;
 mod events;
+mod peer;
 mod wait;
 
 use std::time::Duration;

@@ -10,6 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use crate::anvil::enrolment;
 use crate::anvil::machines;
 use crate::anvil::refusal::Refusal;
 use crate::anvil::state::Anvil;
@@ -116,5 +117,14 @@ async fn until_end(anvil: &Anvil, id: &str, call: &mut Call, sender: &mpsc::Send
 
 async fn set_waiting(anvil: &Anvil, id: &str, waiting: bool) -> Result<bool, Refusal> {
     let id = id.to_owned();
-    anvil.store.run(move |tx| machines::set_waiting(tx, &id, waiting)).await
+    let needs_admission = waiting && anvil.config.require_enrolment;
+    anvil
+        .store
+        .run(move |tx| {
+            if needs_admission && !enrolment::is_admitted(tx, &id)? {
+                return Err(Refusal::Forbidden(format!("the certificate of machine {id:?} is not good any more")));
+            }
+            machines::set_waiting(tx, &id, waiting)
+        })
+        .await
 }

@@ -2,25 +2,27 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use axum::Router;
-use axum::extract::{Path as UrlPath, Query, State};
+use axum::extract::{ConnectInfo, Path as UrlPath, Query, State};
 use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Json, Router};
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use super::file_id::FileIds;
 use super::file_response::respond;
 use super::pxe::{Firmware, HTTP_LOADER};
 use super::script::{AgentScript, LOCAL_DISK_SCRIPT, SecureConfig, join_cmdline};
-use super::{BootAuthority, BootDecision};
+use super::{Asking, BootAuthority, BootDecision, ConfigAnswer};
+use crate::api::enrolment::{MACHINE_HEADER, MACS_HEADER, MAX_MACS, TOKEN_HEADER};
 use crate::api::mac::Mac;
 
 /// Everything that the routes need.
@@ -155,18 +157,48 @@ fn send_file(path: &Path, method: &Method, headers: &HeaderMap, content_type: &'
     open().with_context(|| format!("serving {}", path.display()))
 }
 
+/// In the extensions of the requests that come by TLS, as [`ConnectInfo`], and of no others.
+#[derive(Clone, Copy, Debug)]
+pub struct ByTls {
+    pub from: SocketAddr,
+}
+
 /// The agent's configuration.
 ///
-/// This hands the client key and the HMAC secret to whoever asks, as the protocol wants it: a machine that boots has
-/// nothing yet to prove who it is with. The provisioning network must therefore be one that only machines are on.
-async fn metal_config(State(boot): State<Arc<BootHttp>>) -> Response {
-    let text = match boot.authority.metal_config().await {
-        Ok(config) => serde_json::to_string_pretty(&config).context("encoding the agent's configuration"),
+/// This hands a client key and an HMAC secret to whoever asks, as the protocol wants it: a machine that boots has nothing
+/// yet to prove who it is with. Unless machines have to be admitted, the provisioning network must therefore be one that
+/// only machines are on.
+async fn metal_config(
+    State(boot): State<Arc<BootHttp>>,
+    by_tls: Option<Extension<ConnectInfo<ByTls>>>,
+    headers: HeaderMap,
+) -> Response {
+    let mut asking = asking(&headers);
+    asking.by_tls = by_tls.is_some();
+    asking.from = by_tls.map(|Extension(ConnectInfo(by_tls))| by_tls.from.ip());
+    let text = match boot.authority.metal_config(asking).await {
+        Ok(ConfigAnswer::Config(config)) => {
+            serde_json::to_string_pretty(&config).context("encoding the agent's configuration")
+        }
+        Ok(ConfigAnswer::NotAdmitted(reason)) => return (StatusCode::FORBIDDEN, Json(reason)).into_response(),
         Err(error) => Err(error.context("putting the agent's configuration together")),
     };
     match text {
         Ok(text) => ([(CONTENT_TYPE, "application/json")], text).into_response(),
         Err(error) => fail(&error),
+    }
+}
+
+/// What can't be read is as good as not said.
+fn asking(headers: &HeaderMap) -> Asking {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    Asking {
+        machine: text(MACHINE_HEADER).and_then(|text| text.parse::<Uuid>().ok()).map(|uuid| uuid.to_string()),
+        macs: text(MACS_HEADER)
+            .map(|list| list.split(',').take(MAX_MACS).filter_map(|mac| mac.trim().parse().ok()).collect())
+            .unwrap_or_default(),
+        token: text(TOKEN_HEADER).map(str::to_owned),
+        ..Asking::default()
     }
 }
 

@@ -23,7 +23,7 @@ pub mod script;
 pub mod tftp;
 pub mod tftp_packet;
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -32,6 +32,8 @@ use async_trait::async_trait;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use crate::api::enrolment::NotAdmitted;
+use crate::api::mac::Mac;
 use crate::api::metal_config::MetalConfig;
 use crate::sys::udp::{UdpOptions, bind_udp};
 use config::{DhcpMode, DhcpSettings, TftpSettings};
@@ -61,7 +63,26 @@ pub trait BootAuthority: Send + Sync {
     async fn boot(&self, mac: &str) -> Result<BootDecision>;
 
     /// What the agent gets to know; holds secrets.
-    async fn metal_config(&self) -> Result<MetalConfig>;
+    async fn metal_config(&self, asking: Asking) -> Result<ConfigAnswer>;
+}
+
+/// Who asks for the agent's configuration: all of it the machine's own word. Not `Debug`: it may hold a token.
+#[derive(Clone, Default)]
+pub struct Asking {
+    /// UUID, lower case. metal-stack's agent does not say.
+    pub machine: Option<String>,
+    pub macs: Vec<Mac>,
+    pub token: Option<String>,
+    /// Nobody on the way can read the answer.
+    pub by_tls: bool,
+    /// The address that it asks from.
+    pub from: Option<IpAddr>,
+}
+
+/// What a machine that asks is told.
+pub enum ConfigAnswer {
+    Config(Box<MetalConfig>),
+    NotAdmitted(NotAdmitted),
 }
 
 /// What [`start`] needs.

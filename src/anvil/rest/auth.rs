@@ -1,12 +1,13 @@
 //! HMAC authentication of REST calls, as metal-stack's security library does it, but in constant time.
 
 use axum::extract::{Request, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
+use crate::anvil::enrolment;
 use crate::anvil::keys::Keys;
 use crate::anvil::refusal::Refusal;
 use crate::anvil::state::Anvil;
@@ -14,12 +15,16 @@ use crate::api::hmac::{self, Role};
 
 /// Who calls; in the request's extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Caller(pub(super) Role);
+pub(super) struct Caller {
+    pub(super) role: Role,
+    /// By a key of its own, which is good for nothing but reading itself.
+    pub(super) is_machine: bool,
+}
 
 impl Caller {
     /// The user behind the key: metal-api's name for it, without its domain.
     pub(super) fn user(self) -> &'static str {
-        match self.0 {
+        match self.role {
             Role::View => "metal-view",
             Role::Edit => "metal-edit",
             Role::Admin => "metal-admin",
@@ -41,10 +46,25 @@ pub(super) async fn require(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let judged = judge(request.headers(), request.method().as_str(), &anvil.keys, OffsetDateTime::now_utc());
+    let now = OffsetDateTime::now_utc();
+    let mut is_machine = false;
+    let mut judged = judge(request.headers(), request.method().as_str(), &anvil.keys, now);
+    if judged.is_err()
+        && let Some(machine) = own_machine(&anvil, &request)
+    {
+        let keys = match anvil.store.run(move |tx| enrolment::hmac_of(tx, &machine)).await {
+            Ok(Some(own)) => Some(anvil.keys.with_view(own)),
+            Ok(None) => None,
+            Err(refusal) => return refusal.into_response(),
+        };
+        if let Some(keys) = keys {
+            judged = judge(request.headers(), request.method().as_str(), &keys, now);
+            is_machine = true;
+        }
+    }
     let refusal = match judged {
         Ok(Some(role)) if role >= needed => {
-            request.extensions_mut().insert(Caller(role));
+            request.extensions_mut().insert(Caller { role, is_machine });
             return next.run(request).await;
         }
         Ok(_) => Refusal::Forbidden(format!("you are not member in one of [{}]", groups(needed))),
@@ -52,6 +72,13 @@ pub(super) async fn require(
     };
     tracing::info!(method = %request.method(), path = request.uri().path(), %refusal, "REST call refused");
     refusal.into_response()
+}
+
+/// The machine whose own key would do, too: where machines have to be admitted, each may read itself.
+fn own_machine(anvil: &Anvil, request: &Request) -> Option<String> {
+    let id = request.uri().path().strip_prefix("/v1/machine/")?;
+    let may = anvil.config.require_enrolment && request.method() == Method::GET && !id.contains('/');
+    may.then(|| id.to_owned())
 }
 
 /// The groups that may do what needs this role.

@@ -15,20 +15,40 @@ use crate::anvil::sizes::Verdict;
 use crate::anvil::state::Anvil;
 use crate::anvil::store::MAX_EVENTS;
 use crate::api::erasure::{Erasure, SentPlan};
+use crate::api::hmac::Role;
 use crate::api::null_as_default;
 use crate::api::rest::{AllocateRequest, EventLog, Machine};
 
-pub(super) async fn list(State(anvil): State<Anvil>) -> Answer<Vec<Machine>> {
-    let mut shown =
+pub(super) async fn list(State(anvil): State<Anvil>, Extension(caller): Extension<Caller>) -> Answer<Vec<Machine>> {
+    let mut shown: Vec<Machine> =
         anvil.store.run(|tx| tx.machines()?.iter().map(|machine| machines::show(tx, machine)).collect()).await?;
     for machine in &mut shown {
         machines::add_live_progress(&anvil, machine);
+        if caller.role == Role::View {
+            hide_user_data(machine);
+        }
     }
     Ok(Json(shown))
 }
 
-pub(super) async fn show(State(anvil): State<Anvil>, Path(id): Path<String>) -> Answer<Machine> {
-    shown(&anvil, id).await
+pub(super) async fn show(
+    State(anvil): State<Anvil>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Answer<Machine> {
+    let Json(mut machine) = shown(&anvil, id).await?;
+    // An agent reads it here, by the key that all viewers have; unless each machine has its own.
+    if anvil.config.require_enrolment && caller.role == Role::View && !caller.is_machine {
+        hide_user_data(&mut machine);
+    }
+    Ok(Json(machine))
+}
+
+/// It is where people put passwords.
+fn hide_user_data(machine: &mut Machine) {
+    if let Some(allocation) = &mut machine.allocation {
+        allocation.user_data.clear();
+    }
 }
 
 async fn shown(anvil: &Anvil, id: String) -> Answer<Machine> {
@@ -92,8 +112,12 @@ impl Find {
     }
 }
 
-pub(super) async fn find(state: State<Anvil>, Body(wanted): Body<Find>) -> Answer<Vec<Machine>> {
-    let Json(machines) = list(state).await?;
+pub(super) async fn find(
+    state: State<Anvil>,
+    caller: Extension<Caller>,
+    Body(wanted): Body<Find>,
+) -> Answer<Vec<Machine>> {
+    let Json(machines) = list(state, caller).await?;
     Ok(Json(machines.into_iter().filter(|machine| wanted.fits(machine)).collect()))
 }
 

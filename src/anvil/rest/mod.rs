@@ -5,6 +5,7 @@
 
 mod auth;
 mod boot_files;
+mod enrolment;
 mod images;
 mod info;
 mod layouts;
@@ -51,6 +52,7 @@ pub fn router(anvil: Anvil) -> Router {
             ("/v1/filesystemlayout/{id}", get(layouts::show)),
             ("/v1/filesystemlayout/try", post(layouts::choose)),
             ("/v1/filesystemlayout/matches", post(layouts::matches)),
+            ("/v1/enrolment", get(enrolment::list)),
             ("/v1/partition", get(info::partitions)),
             ("/v1/partition/{id}", get(info::partition)),
         ],
@@ -66,6 +68,9 @@ pub fn router(anvil: Anvil) -> Router {
     let admin = guarded(
         Role::Admin,
         vec![
+            ("/v1/enrolment/{name}/admit", post(enrolment::admit)),
+            ("/v1/enrolment/{name}/revoke", post(enrolment::revoke)),
+            ("/v1/enrolment-token", post(enrolment::make_token)),
             ("/v1/image", put(images::create).post(images::update)),
             ("/v1/image/{id}", delete(images::remove)),
             ("/v1/image/{id}/file", put(images::upload)),

@@ -7,7 +7,9 @@
 //! - [`machines`]: machine records, with the columns that are searched
 //! - [`events`]: event containers, event lists, phases
 //! - [`records`]: erase records, plans
+//! - [`enrolments`]: who was admitted, and what admits
 
+mod enrolments;
 mod entities;
 mod events;
 mod machines;

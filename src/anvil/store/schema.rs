@@ -66,6 +66,26 @@ const MIGRATIONS: &[&str] = &[
         jws TEXT NOT NULL
     ) STRICT, WITHOUT ROWID;
 ",
+    "
+    -- Without a reference to machines: a machine is admitted before it is known.
+    CREATE TABLE enrolments (
+        machine_id TEXT PRIMARY KEY,
+        standing TEXT NOT NULL,
+        document TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    -- Cards whose machine is admitted when it first asks.
+    CREATE TABLE expected_macs (
+        mac TEXT PRIMARY KEY,
+        since TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE enrolment_tokens (
+        digest TEXT PRIMARY KEY,
+        expires INTEGER NOT NULL,
+        machines INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+",
 ];
 
 /// Brings the schema to the newest version, each step in a transaction of its own.
