@@ -8,7 +8,8 @@
 //!
 //! [`anvil`] is the other end: boot server, API and store. The two ends meet only in [`api`], the wire.
 //!
-//! Arrows point one way: `agent` → the parts → `sys`; `anvil` and `client` → `api`.
+//! Arrows point one way: `agent` → the parts → `sys`; `anvil` and `client` → `api`. Bundles are signed as
+//! images are, so that [`anvil::bundle`] looks into [`image`] for that.
 
 pub mod agent;
 pub mod anvil;

@@ -194,7 +194,7 @@ fn dns_forwards_only_to_the_configured_resolver() {
         ] {
             let settings: dns::DnsSettings = serde_saphyr::from_str(settings).unwrap();
             let sockets = dns::bind(address).await.unwrap();
-            tokio::spawn(async move { dns::serve(sockets, &settings, std::future::pending()).await });
+            tokio::spawn(async move { dns::serve(sockets, &settings, None, std::future::pending()).await });
         }
         let config = ResolverConfig::from_parts(None, Vec::new(), vec![NameServerConfig::udp_and_tcp(ours)]);
         let resolver = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()).build().unwrap();

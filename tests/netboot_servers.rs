@@ -347,7 +347,7 @@ async fn dns_server(settings: &str) -> SocketAddr {
     let udp = UdpSocket::bind((LOOPBACK, 0)).await.unwrap();
     let address = udp.local_addr().unwrap();
     let tcp = TcpListener::bind(address).await.unwrap();
-    tokio::spawn(async move { dns::serve(dns::Sockets { udp, tcp }, &settings, pending()).await });
+    tokio::spawn(async move { dns::serve(dns::Sockets { udp, tcp }, &settings, None, pending()).await });
     address
 }
 

@@ -1,5 +1,7 @@
-//! Names for a network without the internet: the configured hosts, answered with authority, and nothing else unless
-//! resolvers to forward to are configured, too.
+//! Names for a network without the internet: the configured hosts and the machines, answered with authority, and nothing
+//! else unless resolvers to forward to are configured, too.
+
+mod machines;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -22,10 +24,17 @@ use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UdpSocket};
 use tracing::{debug, info, warn};
 
+pub use machines::MachineNames;
+
+use super::refusal::Refusal;
+
 /// Short, so that a changed configuration is soon seen.
 const TTL_SECONDS: u32 = 60;
+/// Of machines, and of names that do not exist: allocating and freeing should be seen at once.
+const MACHINE_TTL_SECONDS: u32 = 5;
 /// Largest UDP answer that passes everywhere without fragments (DNS flag day 2020).
 const UDP_PAYLOAD: u16 = 1232;
+const EDNS_VERSION: u8 = 0;
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(2);
 const TCP_IDLE: Duration = Duration::from_secs(5);
 const TCP_RESPONSE_BUFFER: usize = 32;
@@ -35,7 +44,8 @@ const TCP_RESPONSE_BUFFER: usize = 32;
 #[serde(deny_unknown_fields, default)]
 pub struct DnsSettings {
     pub enabled: bool,
-    /// Names below it that are no hosts do not exist; without it they are forwarded or refused.
+    /// Machines have names below it. Names below it that are neither theirs nor hosts do not exist; without it they
+    /// are forwarded or refused.
     pub domain: Option<String>,
     pub hosts: BTreeMap<String, Addresses>,
     /// Resolvers for all other names. Empty: such questions are refused.
@@ -82,12 +92,17 @@ pub async fn bind(address: IpAddr) -> Result<Sockets> {
     })
 }
 
-/// Answers until `shutdown`.
-pub async fn serve(sockets: Sockets, settings: &DnsSettings, shutdown: impl Future<Output = ()>) -> Result<()> {
+/// Answers until `shutdown`. Without `machines` only configured hosts have names.
+pub async fn serve(
+    sockets: Sockets,
+    settings: &DnsSettings,
+    machines: Option<MachineNames>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
     let zone = Zone::new(settings)?;
     let forwarder = forwarder(&settings.forward)?;
-    info!(hosts = settings.hosts.len(), forward = ?settings.forward, "DNS runs");
-    let mut server = Server::new(Handler { zone, forwarder });
+    info!(hosts = settings.hosts.len(), domain = settings.domain, forward = ?settings.forward, "DNS runs");
+    let mut server = Server::new(Handler { zone, machines, forwarder });
     server.register_socket(sockets.udp);
     server.register_listener(sockets.tcp, TCP_IDLE, TCP_RESPONSE_BUFFER);
     let stop = server.shutdown_token().clone();
@@ -131,15 +146,24 @@ impl Zone {
         Ok(Self { domain, hosts, pointers })
     }
 
+    /// Whether the operator's word on this name stands in the file: no machine's name comes before it.
+    fn is_configured(&self, name: &Name) -> bool {
+        self.hosts.contains_key(name) || self.pointers.contains_key(name) || self.domain.as_ref() == Some(name)
+    }
+
+    /// The label of a name right below the domain.
+    fn label(&self, name: &Name) -> Option<String> {
+        let domain = self.domain.as_ref().filter(|domain| domain.zone_of(name))?;
+        let label = name.iter().next().filter(|_| name.iter().count() == domain.iter().count() + 1)?;
+        String::from_utf8(label.to_vec()).ok()
+    }
+
     fn look_up(&self, name: &Name, kind: RecordType) -> Known {
         if let Some(addresses) = self.hosts.get(name) {
-            return records_or_none(addresses.iter().filter_map(|address| address_record(name, *address, kind)));
+            return address_records(name, addresses, kind, TTL_SECONDS);
         }
         if let Some(hosts) = self.pointers.get(name) {
-            let wanted = matches!(kind, RecordType::PTR | RecordType::ANY);
-            let records =
-                hosts.iter().map(|host| Record::from_rdata(name.clone(), TTL_SECONDS, RData::PTR(PTR(host.clone()))));
-            return records_or_none(records.filter(|_| wanted));
+            return pointer_records(name, hosts, kind, TTL_SECONDS);
         }
         match &self.domain {
             Some(domain) if domain == name && kind == RecordType::SOA => {
@@ -168,20 +192,40 @@ fn records_or_none(records: impl Iterator<Item = Record>) -> Known {
     if records.is_empty() { Known::NoData } else { Known::Records(records) }
 }
 
-fn address_record(name: &Name, address: IpAddr, kind: RecordType) -> Option<Record> {
-    let data = match (address, kind) {
-        (IpAddr::V4(address), RecordType::A | RecordType::ANY) => RData::A(A(address)),
-        (IpAddr::V6(address), RecordType::AAAA | RecordType::ANY) => RData::AAAA(AAAA(address)),
-        _ => return None,
-    };
-    Some(Record::from_rdata(name.clone(), TTL_SECONDS, data))
+fn address_records(name: &Name, addresses: &BTreeSet<IpAddr>, kind: RecordType, ttl_seconds: u32) -> Known {
+    records_or_none(addresses.iter().filter_map(|address| {
+        let data = match (*address, kind) {
+            (IpAddr::V4(address), RecordType::A | RecordType::ANY) => RData::A(A(address)),
+            (IpAddr::V6(address), RecordType::AAAA | RecordType::ANY) => RData::AAAA(AAAA(address)),
+            _ => return None,
+        };
+        Some(Record::from_rdata(name.clone(), ttl_seconds, data))
+    }))
+}
+
+fn pointer_records(name: &Name, hosts: &BTreeSet<Name>, kind: RecordType, ttl_seconds: u32) -> Known {
+    let wanted = matches!(kind, RecordType::PTR | RecordType::ANY);
+    let records = hosts.iter().map(|host| Record::from_rdata(name.clone(), ttl_seconds, RData::PTR(PTR(host.clone()))));
+    records_or_none(records.filter(|_| wanted))
+}
+
+/// The address whose name is asked for by `4.3.2.1.in-addr.arpa`.
+fn reverse_address(name: &Name) -> Option<IpAddr> {
+    let net = name.parse_arpa_name().ok()?;
+    (net.prefix_len() == net.max_prefix_len()).then(|| net.addr())
+}
+
+/// Types that stand for no record (RFC 6895 section 3.1): zone transfers above all, which would hand out a list of all
+/// machines.
+fn is_no_record(kind: RecordType) -> bool {
+    (128..=255).contains(&u16::from(kind)) && kind != RecordType::ANY
 }
 
 /// Tells clients how long to remember that a name does not exist (RFC 2308).
 fn start_of_authority(domain: &Name) -> Record {
     let ttl = TTL_SECONDS as i32;
-    let data = SOA::new(domain.clone(), domain.clone(), 1, ttl, ttl, ttl, TTL_SECONDS);
-    Record::from_rdata(domain.clone(), TTL_SECONDS, RData::SOA(data))
+    let data = SOA::new(domain.clone(), domain.clone(), 1, ttl, ttl, ttl, MACHINE_TTL_SECONDS);
+    Record::from_rdata(domain.clone(), MACHINE_TTL_SECONDS, RData::SOA(data))
 }
 
 /// `None` without resolvers. Only those given are ever asked: neither the host's nor any built-in ones.
@@ -201,6 +245,7 @@ fn forwarder(resolvers: &[IpAddr]) -> Result<Option<TokioResolver>> {
 
 struct Handler {
     zone: Zone,
+    machines: Option<MachineNames>,
     forwarder: Option<TokioResolver>,
 }
 
@@ -221,12 +266,19 @@ impl Answer {
 
 impl Handler {
     async fn answer(&self, query: &LowerQuery) -> Answer {
-        if query.query_class() != DNSClass::IN {
+        if query.query_class() != DNSClass::IN || is_no_record(query.query_type()) {
             return Answer::empty(ResponseCode::Refused);
         }
         let name = query.original().name().to_lowercase();
         let authority = || self.zone.domain.as_ref().filter(|domain| domain.zone_of(&name)).map(start_of_authority);
-        match self.zone.look_up(&name, query.query_type()) {
+        let known = match self.known(&name, query.query_type()).await {
+            Ok(known) => known,
+            Err(error) => {
+                warn!(%name, %error, "DNS: the machine could not be looked up");
+                return Answer::empty(ResponseCode::ServFail);
+            }
+        };
+        match known {
             Known::Records(records) => {
                 Answer { code: ResponseCode::NoError, authoritative: true, records, authority: None }
             }
@@ -241,6 +293,24 @@ impl Handler {
                 None => Answer::empty(ResponseCode::Refused),
             },
         }
+    }
+
+    /// Hosts first, then machines.
+    async fn known(&self, name: &Name, kind: RecordType) -> Result<Known, Refusal> {
+        let configured = self.zone.look_up(name, kind);
+        let (Some(machines), Some(domain)) = (&self.machines, &self.zone.domain) else { return Ok(configured) };
+        if self.zone.is_configured(name) {
+            return Ok(configured);
+        }
+        if let Some(label) = self.zone.label(name) {
+            let addresses = machines.addresses(&label).await?;
+            return Ok(addresses.map_or(configured, |all| address_records(name, &all, kind, MACHINE_TTL_SECONDS)));
+        }
+        let Some(address) = reverse_address(name) else { return Ok(configured) };
+        let Some(label) = machines.label_of(address).await? else { return Ok(configured) };
+        // Host names of allocations are labels; another one is no machine's of ours.
+        let host = Name::from_ascii(&label).and_then(|label| label.append_domain(domain));
+        Ok(host.map_or(configured, |host| pointer_records(name, &BTreeSet::from([host]), kind, MACHINE_TTL_SECONDS)))
     }
 }
 
@@ -260,7 +330,9 @@ async fn forward(forwarder: &TokioResolver, name: Name, kind: RecordType) -> Ans
 #[async_trait]
 impl RequestHandler for Handler {
     async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut respond: R) -> ResponseInfo {
+        let is_newer_edns = request.edns.as_ref().is_some_and(|edns| edns.version() > EDNS_VERSION);
         let answer = match (request.metadata.op_code, request.request_info()) {
+            _ if is_newer_edns => Answer::empty(ResponseCode::BADVERS),
             (OpCode::Query, Ok(info)) => self.answer(info.query).await,
             (OpCode::Query, Err(_)) => Answer::empty(ResponseCode::FormErr),
             _ => Answer::empty(ResponseCode::NotImp),
@@ -270,7 +342,10 @@ impl RequestHandler for Handler {
         metadata.authoritative = answer.authoritative;
         metadata.recursion_available = self.forwarder.is_some();
         let mut edns = Edns::new();
-        edns.set_max_payload(UDP_PAYLOAD);
+        // The server cuts answers off at this size, and some clients take less than we would send.
+        let theirs = request.edns.as_ref().map_or(UDP_PAYLOAD, Edns::max_payload);
+        edns.set_max_payload(theirs.min(UDP_PAYLOAD));
+        edns.set_rcode_high(answer.code.high());
         let mut builder = MessageResponseBuilder::from_message_request(request);
         if request.edns.is_some() {
             builder.edns(&edns);
@@ -335,5 +410,59 @@ mod tests {
         assert_eq!(look_up("b.lab.test", RecordType::A), Known::NoData, "something is below it");
         assert_eq!(look_up("lab.test", RecordType::A), Known::NoData);
         assert_eq!(look_up("example.com", RecordType::A), Known::NotOurs);
+    }
+
+    #[test]
+    fn a_machines_name_is_one_label_below_the_domain() {
+        let label = |name: &str| zone().label(&parse_name(name).unwrap());
+        assert_eq!(label("Web-1.lab.test").as_deref(), Some("web-1"));
+        for other in ["lab.test", "a.web-1.lab.test", "web-1.example.com", "web-1", "."] {
+            assert_eq!(label(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn transfers_are_no_question_for_a_record() {
+        assert!([RecordType::AXFR, RecordType::IXFR, RecordType::from(253)].into_iter().all(is_no_record));
+        assert!(![RecordType::A, RecordType::ANY, RecordType::HTTPS, RecordType::CAA].into_iter().any(is_no_record));
+    }
+
+    #[test]
+    fn only_whole_addresses_have_names() {
+        let address = |name: &str| reverse_address(&parse_name(name).unwrap());
+        assert_eq!(address("7.0.77.10.in-addr.arpa"), Some([10, 77, 0, 7].into()));
+        for other in ["0.77.10.in-addr.arpa", "in-addr.arpa", "x.0.77.10.in-addr.arpa", "web-1.lab.test"] {
+            assert_eq!(address(other), None, "{other}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_address_of_a_host_leads_back_to_it(
+            hosts in proptest::collection::btree_map("[a-zA-Z0-9]([a-zA-Z0-9-]{0,20}[a-z0-9])?", proptest::prelude::any::<IpAddr>(), 1..8)
+        ) {
+            let settings = DnsSettings {
+                domain: Some("lab.test".into()),
+                hosts: hosts.iter().map(|(host, ip)| (format!("{host}.lab.test"), Addresses::One(*ip))).collect(),
+                ..DnsSettings::default()
+            };
+            let zone = Zone::new(&settings).unwrap();
+            for (host, address) in &hosts {
+                let name = parse_name(&format!("{host}.LAB.test")).unwrap();
+                let Known::Records(records) = zone.look_up(&name, RecordType::ANY) else { panic!("{host}") };
+                proptest::prop_assert!(records.iter().any(|record| record.data.to_string() == address.to_string()));
+                let reverse = Name::from(*address).to_lowercase();
+                let Known::Records(names) = zone.look_up(&reverse, RecordType::PTR) else { panic!("{address}") };
+                proptest::prop_assert!(names.iter().any(|record| record.data == RData::PTR(PTR(name.clone()))));
+            }
+        }
+
+        /// What stands in no file is never answered with a record.
+        #[test]
+        fn other_names_have_no_records(labels in proptest::collection::vec(proptest::collection::vec(0..=255u8, 1..63), 1..4)) {
+            let name = Name::from_labels(labels).unwrap().to_lowercase();
+            let known = zone().look_up(&name, RecordType::ANY);
+            proptest::prop_assert!(!matches!(known, Known::Records(_)), "{known:?}");
+        }
     }
 }

@@ -106,7 +106,7 @@ fn check_signature(text: &str) -> Result<(), Refusal> {
 }
 
 /// A name that is safe as one segment of a path and of a URL.
-fn check_path_segment(field: &str, name: &str) -> Result<(), Refusal> {
+pub(crate) fn check_path_segment(field: &str, name: &str) -> Result<(), Refusal> {
     let good = (1..=128).contains(&name.len())
         && !name.starts_with('.')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'+'));

@@ -5,13 +5,14 @@
 //! size, [`layouts`] and [`images`] (with [`version`]) what may be installed, [`allocation`] who gets which machine.
 //! [`machines`] keeps a machine's record through its life, [`records`] what agents sign, [`enrolment`] who gets keys. What is spoken: [`grpc`] to agents and boot servers,
 //! [`rest`] to agents and people, [`netboot`] to firmware, [`images_http`], [`dns`] and [`ntp`] to the rack.
-//! [`authority`] tells the network boot what to hand to which machine; [`rack`] and [`serve`] start it all. [`client`] and [`cli`]
+//! [`bundle`] is all of it in one file, for sites that nothing else reaches. [`authority`] tells the network boot what to hand to which machine; [`rack`] and [`serve`] start it all. [`client`] and [`cli`]
 //! are the other side of REST: the `anvil` command.
 //!
 //! [`state::Anvil`] is the cheap handle that all of them share; [`refusal::Refusal`] is how they say no.
 
 pub mod allocation;
 pub mod authority;
+pub mod bundle;
 pub mod ca;
 pub mod cli;
 pub mod client;

@@ -9,9 +9,11 @@ use tokio::task::JoinSet;
 
 use super::authority::Authority;
 use super::config::BootConfig;
+use super::dns::MachineNames;
 use super::netboot::config::{DhcpMode, TftpSettings};
 use super::netboot::file_id::FileIds;
 use super::netboot::http::{self, BootHttp};
+use super::netboot::leases::LeaseFile;
 use super::netboot::script::SecureConfig;
 use super::netboot::{self, BootAuthority, Handles};
 use super::state::Anvil;
@@ -73,7 +75,8 @@ pub async fn start(anvil: &Anvil) -> Result<Services> {
     let mut servers = JoinSet::new();
     if let Some(settings) = config.dns.clone().filter(|dns| dns.enabled) {
         let sockets = dns::bind(config.listen).await?;
-        servers.spawn(async move { dns::serve(sockets, &settings, std::future::pending()).await });
+        let machines = MachineNames::new(anvil.store.clone(), LeaseFile::in_data(&config.data));
+        servers.spawn(async move { dns::serve(sockets, &settings, Some(machines), std::future::pending()).await });
     }
     if config.ntp.as_ref().is_some_and(|ntp| ntp.enabled) {
         servers.spawn(ntp::serve(ntp::bind(config.listen).await?, std::future::pending()));

@@ -132,7 +132,7 @@ fn parse_proxy(text: &str) -> Result<HttpProxy, String> {
 }
 
 /// A key itself, or else a file with one.
-fn read_key(text: &str) -> Result<ImageKey, String> {
+pub(crate) fn read_key(text: &str) -> Result<ImageKey, String> {
     let no_key = match text.parse::<ImageKey>() {
         Ok(key) => return Ok(key),
         Err(err) => err,

@@ -27,7 +27,7 @@ mod raw;
 mod report;
 mod retry;
 mod sidecar;
-mod signature;
+pub(crate) mod signature;
 mod source;
 mod stages;
 pub mod tar;
@@ -35,6 +35,7 @@ mod unpack;
 
 pub use console::{Console, line};
 pub use decompress::{Compression, decompress_to};
+pub(crate) use digest::Hasher;
 pub use digest::{Algorithm, Digest, DigestError};
 pub use engine::{DigestRule, Options, Verify, unpack, write_raw};
 pub use error::ImageError;

@@ -47,7 +47,7 @@ pub enum SignatureError {
 
 /// A signature by a configured key, not yet held against the image.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Signed {
+pub(crate) struct Signed {
     /// The file it was read from.
     pub(super) file: String,
     key: ImageKey,
@@ -57,7 +57,7 @@ pub(super) struct Signed {
 
 impl Signed {
     /// Reads a signature, looks its key up, and checks the trusted comment.
-    pub(super) fn check(text: &str, file: String, keys: &[ImageKey]) -> Result<Self, SignatureError> {
+    pub(crate) fn check(text: &str, file: String, keys: &[ImageKey]) -> Result<Self, SignatureError> {
         let parsed = parse(text)?;
         let key = keys.iter().find(|key| key.id == parsed.key).ok_or_else(|| {
             let known: Vec<String> = keys.iter().map(|key| key.id.to_string()).collect();
@@ -72,7 +72,7 @@ impl Signed {
     }
 
     /// Whether it is a signature of the content with that BLAKE2b-512.
-    pub(super) fn holds(&self, blake2b: &Digest) -> bool {
+    pub(crate) fn holds(&self, blake2b: &Digest) -> bool {
         verifies(&self.key, blake2b.bytes(), &self.signature)
     }
 
@@ -81,7 +81,7 @@ impl Signed {
     }
 
     /// For people. To be believed only after [`Self::holds`].
-    pub(super) fn shown(&self) -> Signature {
+    pub(crate) fn shown(&self) -> Signature {
         Signature { key: self.key.id.to_string(), trusted_comment: self.trusted_comment.clone() }
     }
 }

@@ -13,6 +13,7 @@ pub fn corpus(target: &str) -> Vec<Vec<u8>> {
         "lz4_frames" => lz4_frames(),
         "zstd_frames" => zstd_frames(),
         "oci_manifest" => oci_manifests(),
+        "bundle_manifest" => vec![bundle_manifest()],
         other => panic!("no inputs for {other}"),
     }
 }
@@ -137,4 +138,20 @@ fn oci_manifests() -> Vec<Vec<u8>> {
         entry("arm64", "latest")
     );
     [oci, docker, index].map(String::into_bytes).to_vec()
+}
+
+/// A bundle with one image.
+fn bundle_manifest() -> Vec<u8> {
+    let image = "images/debian-12.0.1/img.tar.zst";
+    let paths = ["anvil", "drophammer", "boot/vmlinuz", "boot/initramfs.img", "ipxe/snponly.efi", "pci.ids", image];
+    let files: Vec<String> =
+        paths.iter().map(|path| format!(r#"{{"path":"{path}","bytes":5,"sha256":"{}"}}"#, "0a".repeat(32))).collect();
+    let packed = format!(
+        r#"{{"id":"debian-12.0.1","name":"","description":"","features":["machine"],"classification":"","file":"{image}"}}"#
+    );
+    format!(
+        r#"{{"format":1,"created":"2026-01-02T03:00:00Z","versions":{{"anvil":"1"}},"files":[{}],"images":[{packed}],"layouts":[],"sizes":[]}}"#,
+        files.join(",")
+    )
+    .into_bytes()
 }

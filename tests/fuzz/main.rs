@@ -46,6 +46,11 @@ fn oci_manifests_of_any_bytes_are_read_or_refused() {
     fuzz("oci_manifest");
 }
 
+#[test]
+fn manifests_of_bundles_of_any_bytes_are_read_or_refused() {
+    fuzz("bundle_manifest");
+}
+
 /// Else the targets would only see what is refused at its first byte.
 #[test]
 fn the_inputs_to_begin_with_are_valid() {
@@ -59,6 +64,9 @@ fn the_inputs_to_begin_with_are_valid() {
     }
     for manifest in corpus::corpus("oci_manifest") {
         drophammer::image::parse_oci_manifest(&manifest).expect("a valid manifest");
+    }
+    for manifest in corpus::corpus("bundle_manifest") {
+        drophammer::anvil::bundle::manifest::parse_manifest(&manifest).expect("a valid manifest");
     }
     for target in ["lz4_frames", "zstd_frames"] {
         for frames in corpus::corpus(target) {

@@ -4,6 +4,7 @@
 
 use std::io::{self, Read, Write};
 
+use drophammer::anvil::bundle::manifest::parse_manifest;
 use drophammer::image::tar::Reader;
 use drophammer::image::{MemoryLimit, OciDocument, decompress_to, parse_oci_manifest};
 
@@ -12,11 +13,12 @@ const CONTENT_MAX_BYTES: usize = 4 << 20;
 
 pub type Target = fn(&[u8]);
 
-pub const TARGETS: [(&str, Target); 4] = [
+pub const TARGETS: [(&str, Target); 5] = [
     ("tar_reader", tar_reader),
     ("lz4_frames", lz4_frames),
     ("zstd_frames", zstd_frames),
     ("oci_manifest", oci_manifest),
+    ("bundle_manifest", bundle_manifest),
 ];
 
 /// Reads all entries and their contents. What is damaged behind a checksum is read too: the checksums are made right.
@@ -147,4 +149,16 @@ pub fn oci_manifest(bytes: &[u8]) {
     if let OciDocument::Index(entries) = &document {
         assert!(entries.len() <= bytes.len());
     }
+}
+
+/// Whatever is accepted unpacks below its directory, and names each file once.
+pub fn bundle_manifest(bytes: &[u8]) {
+    let Ok(manifest) = parse_manifest(bytes) else { return };
+    let mut paths = std::collections::BTreeSet::new();
+    for member in &manifest.files {
+        let is_plain = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains(['\\', '\0']);
+        assert!(member.path.split('/').all(is_plain), "{:?}", member.path);
+        assert!(paths.insert(&member.path), "{:?} stands in it twice", member.path);
+    }
+    assert!(manifest.images.iter().all(|image| paths.contains(&image.file)));
 }

@@ -1,6 +1,6 @@
 //! Which server the command talks to, and with which key.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -31,6 +31,11 @@ impl Connection {
         self.data.clone().or_else(|| environment("ANVIL_DATA").map(PathBuf::from))
     }
 
+    /// Where anvil keeps its data unless somebody says otherwise.
+    pub(super) fn data_or_default(&self) -> PathBuf {
+        self.data().unwrap_or_else(|| PathBuf::from(DEFAULT_DATA))
+    }
+
     pub(super) fn client(&self) -> Result<Client> {
         let url = self.url.clone().or_else(|| environment("ANVIL_URL"));
         let key_file = self.key_file.clone().or_else(|| environment("ANVIL_KEY_FILE").map(PathBuf::from));
@@ -45,7 +50,7 @@ impl Connection {
     }
 
     fn read_client_file(&self) -> Result<ClientFile> {
-        let path = self.data().unwrap_or_else(|| Path::new(DEFAULT_DATA).to_owned()).join("client.json");
+        let path = self.data_or_default().join("client.json");
         let text = std::fs::read_to_string(&path).with_context(|| {
             format!("reading {} (written by \"anvil serve\"; or give --url and --key-file)", path.display())
         })?;

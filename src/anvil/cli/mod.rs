@@ -2,6 +2,7 @@
 //!
 //! Exit status: 0 done; 1 refused or failed, with one sentence on standard error; 2 the call was wrong.
 
+mod bundle;
 mod connection;
 mod documents;
 mod enrolment;
@@ -54,6 +55,9 @@ enum Command {
     /// File system layouts
     #[command(subcommand)]
     Layout(layout::Layout),
+    /// All that a site behind an air gap needs, in one signed file
+    #[command(subcommand)]
+    Bundle(bundle::BundleCommand),
     /// Sizes of machines
     #[command(subcommand)]
     Size(size::Size),
@@ -94,6 +98,7 @@ async fn run(args: Args) -> Result<()> {
         Command::Machine(command) => machine::run(command, &args.connection, format).await,
         Command::Image(command) => image::run(command, &args.connection, format).await,
         Command::Layout(command) => layout::run(command, &args.connection, format).await,
+        Command::Bundle(command) => bundle::run(command, &args.connection, format),
         Command::Size(command) => size::run(command, &args.connection, format).await,
     }
 }

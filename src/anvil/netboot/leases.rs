@@ -192,6 +192,11 @@ impl LeaseFile {
         Self(path)
     }
 
+    /// Its place in anvil's data directory.
+    pub fn in_data(data: &Path) -> Self {
+        Self::new(data.join("dhcp-leases.json"))
+    }
+
     /// No leases when there is no file yet.
     pub fn load(&self) -> Result<BTreeMap<Ipv4Addr, Lease>> {
         let text = match fs::read(&self.0) {

@@ -164,7 +164,7 @@ pub async fn start(config: Config, authority: Arc<dyn BootAuthority>) -> Result<
 
 fn server_state(config: &Config) -> Result<ServerState> {
     let (range, network) = config.dhcp.server_parts(config.listen)?;
-    let file = LeaseFile::new(config.data.join("dhcp-leases.json"));
+    let file = LeaseFile::in_data(&config.data);
     let reserved = std::iter::once(config.listen).chain(config.dhcp.router).collect();
     let pool = LeasePool::new(range, reserved, file.load()?);
     Ok(ServerState { network, pool, file })

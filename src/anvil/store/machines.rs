@@ -51,6 +51,25 @@ impl Tx<'_> {
         Ok(machines.pop())
     }
 
+    /// Machines allocated under this host name (lower case).
+    pub fn machines_called(&self, hostname: &str) -> Result<Vec<MachineRecord>, Refusal> {
+        let mut query = self.0.prepare_cached(
+            "SELECT document FROM machines WHERE image_id IS NOT NULL
+             AND lower(json_extract(document, '$.allocation.hostname')) = ?1 ORDER BY id",
+        )?;
+        let documents = query.query_map([hostname], |row| row.get::<_, String>(0))?;
+        documents.map(|document| Ok(serde_json::from_str(&document?)?)).collect()
+    }
+
+    /// Machines whose id begins with these hexadecimal digits (lower case).
+    pub fn machines_beginning(&self, digits: &str) -> Result<Vec<MachineRecord>, Refusal> {
+        // `g` comes behind every character of an id.
+        let mut query =
+            self.0.prepare_cached("SELECT document FROM machines WHERE id >= ?1 AND id < ?1 || 'g' ORDER BY id")?;
+        let documents = query.query_map([digits], |row| row.get::<_, String>(0))?;
+        documents.map(|document| Ok(serde_json::from_str(&document?)?)).collect()
+    }
+
     /// Ids of the machines allocated with this image.
     pub fn machines_using_image(&self, image: &str) -> Result<Vec<String>, Refusal> {
         let mut query = self.0.prepare_cached("SELECT id FROM machines WHERE image_id = ?1 ORDER BY id")?;
