@@ -203,7 +203,7 @@ async fn ipxe_gets_a_script_whose_links_lead_to_kernel_and_initrd() {
         format!(
             "boot kernel initrd=initrd0 console=${{console}},115200n8 console=ttyS0,115200n8 \
              PIXIE_API_URL=http://10.1.0.5:4242/certs drophammer.config=https://10.1.0.5:4243/certs drophammer.ca={} \
-             drophammer.lldp=optional DEBUG=1",
+             drophammer.lldp=optional DEBUG=1 BOOTIF=01-02-00-00-00-00-01",
             CaPin::of(b"certificate")
         )
     );

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use ipnet::IpNet;
 use time::OffsetDateTime;
+use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::Agent;
@@ -13,7 +15,7 @@ use super::told::Told;
 use crate::VERSION;
 use crate::net::links::{EthernetLink, Netlink};
 use crate::net::lldp::{self, Lldp, LldpMode, Neighbours, REQUIREMENT_LIMIT, check_requirement};
-use crate::net::{self, AbortOnDrop, Online};
+use crate::net::{self, AbortOnDrop, Network, Online};
 use crate::sys::roots::Roots;
 
 /// How often links are looked for that were not there at first.
@@ -25,6 +27,7 @@ pub(crate) struct Connected {
     /// Absent when it is switched off, or links could not be listed.
     pub lldp: Option<Arc<Lldp>>,
     _late_links: Option<AbortOnDrop>,
+    _address: Option<AbortOnDrop>,
     /// What of it the control plane knows.
     pub told: Told,
     mode: LldpMode,
@@ -62,12 +65,23 @@ pub(crate) async fn run(agent: &Agent, identity: &Identity) -> Connected {
         LldpMode::Optional | LldpMode::Required => start_lldp(agent, identity).await,
     };
     let online = net::bring_up(&agent.roots, &agent.cmdline, Some(identity.uuid), &|line| info!("{line}")).await;
-    if let (Some(lldp), Some(address)) = (&lldp, online.network().addresses.first()) {
-        lldp.set_ip(address.addr());
-    }
     let late_links =
         lldp.as_ref().map(|lldp| AbortOnDrop(tokio::spawn(follow_links(agent.roots.clone(), Arc::clone(lldp)))));
-    Connected { online, lldp, _late_links: late_links, told: Told::default(), mode }
+    let address = lldp.as_ref().map(|lldp| AbortOnDrop(tokio::spawn(follow_address(online.watch(), Arc::clone(lldp)))));
+    Connected { online, lldp, _late_links: late_links, _address: address, told: Told::default(), mode }
+}
+
+/// Switches hear the address that the machine has now.
+async fn follow_address(mut network: watch::Receiver<Network>, lldp: Arc<Lldp>) {
+    loop {
+        let address = network.borrow_and_update().addresses.first().map(IpNet::addr);
+        if let Some(address) = address {
+            lldp.set_ip(address);
+        }
+        if network.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Some drivers need longer to start than the network takes.

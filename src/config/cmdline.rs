@@ -1,9 +1,8 @@
 //! The kernel command line.
 //!
 //! Source: `/proc/cmdline`. Words are split at white space; only those with `=` count, split at the first one; a
-//! repeated key keeps its last value. No quoting (metal-stack's rules).
+//! repeated key keeps its last value, but for keys that may stand more than once. No quoting (metal-stack's rules).
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 
@@ -15,7 +14,8 @@ use crate::sys::roots::Roots;
 /// The keys of one command line. `Debug` leaves out what is secret.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Cmdline {
-    values: BTreeMap<String, String>,
+    /// Keys and values as they stand.
+    words: Vec<(String, String)>,
     masked: String,
 }
 
@@ -33,12 +33,12 @@ impl Cmdline {
     }
 
     pub fn parse(text: &str) -> Self {
-        let values = text
+        let words = text
             .split_ascii_whitespace()
             .filter_map(|word| word.split_once('='))
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect();
-        Self { values, masked: masked(text) }
+        Self { words, masked: masked(text) }
     }
 
     /// All of it on one line, to be shown: without what is secret.
@@ -58,7 +58,12 @@ impl Cmdline {
 
     /// The last value of `key`, as it stands.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.values.get(key).map(String::as_str)
+        self.all(key).last()
+    }
+
+    /// All values of `key`, in the order in which they stand.
+    pub fn all<'a>(&'a self, key: &str) -> impl DoubleEndedIterator<Item = &'a str> {
+        self.words.iter().filter(move |(name, _)| name == key).map(|(_, value)| value.as_str())
     }
 
     /// The comma-separated parts of `key`; empty when the key is absent.
@@ -202,6 +207,13 @@ mod tests {
         let line = Cmdline::parse("drophammer.ntp=10.0.0.1,,ntp.lab empty=");
         assert_eq!(line.list("drophammer.ntp"), ["10.0.0.1", "ntp.lab"]);
         assert!(line.list("empty").is_empty() && line.list("absent").is_empty());
+    }
+
+    #[test]
+    fn a_key_may_come_several_times() {
+        let line = Cmdline::parse("vlan=vlan5:eth0 quiet vlan=vlan6:eth0");
+        assert_eq!(line.all("vlan").collect::<Vec<_>>(), ["vlan5:eth0", "vlan6:eth0"]);
+        assert_eq!(line.all("bond").count(), 0);
     }
 
     #[test]

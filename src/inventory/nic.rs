@@ -88,7 +88,7 @@ pub struct Neighbor {
 /// USB devices that are links to a BMC, by vendor and product; without a product all of the vendor's.
 ///
 /// Sources: usb.ids, udev's names for `idrac` and `ibmimm`, IBM's own set-up script for its module, and the gadget
-/// drivers of Linux, which BMCs present. A wrong one costs a wrong mark and nothing else.
+/// drivers of Linux, which BMCs present. A wrong one costs a wrong mark, and the agent asks for no address there.
 const BMC_LINKS: [(&str, Option<&str>); 8] = [
     ("046b", None),         // American Megatrends: virtual devices only
     ("0b1f", None),         // Insyde: RNDIS/Ethernet gadget of its BMC firmware
@@ -190,7 +190,8 @@ fn parse_node_guid(text: &str) -> Option<String> {
     Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":"))
 }
 
-fn is_bmc_link(usb: &Path) -> bool {
+/// Whether the USB device in this folder of `/sys` is a link to a BMC, by its vendor and product.
+pub fn is_bmc_link(usb: &Path) -> bool {
     let id = |file: &str| read_text(&usb.join(file)).unwrap_or_default();
     let (vendor, product) = (id("idVendor"), id("idProduct"));
     BMC_LINKS.iter().any(|(known, only)| *known == vendor && only.is_none_or(|only| only == product))

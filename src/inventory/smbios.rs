@@ -24,6 +24,7 @@ pub mod kind {
     pub const PROCESSOR: u8 = 4;
     pub const MEMORY_ARRAY: u8 = 16;
     pub const MEMORY_DEVICE: u8 = 17;
+    pub const HOST_INTERFACE: u8 = 42;
     pub const END_OF_TABLE: u8 = 127;
 }
 

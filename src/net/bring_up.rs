@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use ipnet::{IpNet, Ipv4Net};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -11,9 +11,12 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use super::carrier::search_when_away;
 use super::dhcp::{self, Acquired, Confirmed, DhcpOptions};
 use super::kernel_config::{KernelConfig, read_kernel_config};
 use super::links::{EthernetLink, Netlink, Route};
+use super::made_links::MadeLinks;
+use super::mtu;
 use super::resolver::Resolver;
 use super::static_ip::{IpSetting, StaticIp, parse_ip_setting};
 use super::{AbortOnDrop, Backoff, Say};
@@ -69,9 +72,15 @@ pub struct Online {
     pub resolver: Resolver,
     state: watch::Receiver<Network>,
     _keeper: Option<AbortOnDrop>,
+    _made_links: Option<AbortOnDrop>,
 }
 
 impl Online {
+    /// Tells every change of it.
+    pub fn watch(&self) -> watch::Receiver<Network> {
+        self.state.clone()
+    }
+
     /// The network as of now: a later lease may differ from the first.
     pub fn network(&self) -> Network {
         self.state.borrow().clone()
@@ -84,20 +93,32 @@ impl Online {
 pub async fn bring_up(roots: &Roots, cmdline: &Cmdline, uuid: Option<Uuid>, say: Say<'_>) -> Online {
     let netlink = until_it_works(say, || async { Netlink::open().context("opening rtnetlink") }).await;
     let resolver = Resolver::of_cmdline(cmdline, say);
-    if let Some(kernel) = read_kernel_config(roots)
+    mtu::enable_path_probing(roots);
+    let made = MadeLinks::of_cmdline(cmdline, say);
+    let made_device = made.device().map(str::to_owned);
+    let made_links = made.follow(roots);
+    let options = DhcpOptions::of_cmdline(cmdline, uuid, say);
+    // What the kernel has configured is the port below.
+    if made_device.is_none()
+        && let Some(kernel) = read_kernel_config(roots)
         && let Some((link, address)) = until_it_works(say, || find_configured_link(&netlink)).await
     {
         say(format!("{} has {address} from the kernel", link.name));
-        return online_by_kernel(netlink, link, address, kernel, resolver);
+        return online_by_kernel(netlink, link, address, kernel, options, resolver);
     }
     let setting = parse_ip_setting(cmdline.get("ip")).unwrap_or_else(|error| {
         say(format!("{error}; using DHCP instead"));
         IpSetting::Dhcp { device: None }
     });
-    match setting {
-        IpSetting::Static(setting) => online_by_operator(netlink, setting, resolver, say).await,
-        IpSetting::Dhcp { device } => online_by_dhcp(netlink, device, DhcpOptions { uuid }, resolver, say).await,
-    }
+    let online = match setting {
+        IpSetting::Static(mut setting) => {
+            let boot_port = || options.boot_port.map(|mac| mac.to_string());
+            setting.device = setting.device.or(made_device).or_else(boot_port);
+            online_by_operator(netlink, setting, options.mtu_bytes, resolver, say).await
+        }
+        IpSetting::Dhcp { device } => online_by_dhcp(netlink, device.or(made_device), options, resolver, say).await,
+    };
+    Online { _made_links: made_links, ..online }
 }
 
 async fn online_by_dhcp(
@@ -114,7 +135,7 @@ async fn online_by_dhcp(
     let (publish, state) = watch::channel(network);
     let keeper = Keeper { netlink, device, options, resolver: resolver.clone(), publish };
     let task = tokio::spawn(keeper.run(acquired));
-    Online { resolver, state, _keeper: Some(AbortOnDrop(task)) }
+    Online { resolver, state, _keeper: Some(AbortOnDrop(task)), _made_links: None }
 }
 
 /// A lease that is applied. A lease that can't be applied is asked for anew.
@@ -132,6 +153,7 @@ fn online_by_kernel(
     link: EthernetLink,
     address: Ipv4Net,
     kernel: KernelConfig,
+    options: DhcpOptions,
     resolver: Resolver,
 ) -> Online {
     let network = Network {
@@ -152,15 +174,24 @@ fn online_by_kernel(
     let (publish, state) = watch::channel(network);
     let keeper = kernel.from_server.then(|| {
         // The kernel asked by MAC alone. With a client identifier the server would take us for another machine.
-        let options = DhcpOptions { uuid: None };
+        let options = DhcpOptions { uuid: None, ..options };
         let keeper = Keeper { netlink, device: None, options, resolver: resolver.clone(), publish };
         AbortOnDrop(tokio::spawn(keeper.adopt(link, address)))
     });
-    Online { resolver, state, _keeper: keeper }
+    Online { resolver, state, _keeper: keeper, _made_links: None }
 }
 
-async fn online_by_operator(netlink: Netlink, setting: StaticIp, resolver: Resolver, say: Say<'_>) -> Online {
+async fn online_by_operator(
+    netlink: Netlink,
+    setting: StaticIp,
+    mtu_bytes: Option<u16>,
+    resolver: Resolver,
+    say: Say<'_>,
+) -> Online {
     let link = find_link(&netlink, setting.device.as_deref(), say).await;
+    if let Some(mtu) = mtu_bytes {
+        mtu::apply_mtu(&netlink, link.index, &link.name, mtu.into()).await;
+    }
     until_it_works(say, || apply_static(&netlink, &link, &setting)).await;
     let network = Network {
         interface: link.name,
@@ -179,10 +210,13 @@ async fn online_by_operator(netlink: Netlink, setting: StaticIp, resolver: Resol
     say(describe(&network));
     resolver.set_network(&network);
     let (_, state) = watch::channel(network);
-    Online { resolver, state, _keeper: None }
+    Online { resolver, state, _keeper: None, _made_links: None }
 }
 
 async fn apply_static(netlink: &Netlink, link: &EthernetLink, setting: &StaticIp) -> Result<()> {
+    if let Some(holder) = dhcp::arp::find_holder(netlink, link, setting.address.addr()).await {
+        bail!("address {} on {} is in use by {holder} already", setting.address, link.name);
+    }
     netlink.apply_address(link.index, setting.address.into(), None).await?;
     match setting.gateway {
         Some(gateway) => netlink.apply_route(link.index, &Route::default_via(gateway)).await,
@@ -228,18 +262,34 @@ struct Keeper {
 
 impl Keeper {
     async fn run(self, first: Acquired) {
+        let say = |text: String| warn!("{text}");
+        // The port that firmware booted from is the one that is away.
+        let elsewhere = DhcpOptions { boot_port: None, ..self.options.clone() };
+        let device = self.device.as_deref();
         let mut held = first;
         loop {
+            let link = held.link.clone();
             let mut latest = held.clone();
-            let lost = dhcp::keep(&self.netlink, held, &self.options, |renewed| {
+            let kept = dhcp::keep(&self.netlink, held, &self.options, |renewed| {
                 latest = renewed.clone();
                 self.publish(renewed);
             });
-            let lost = lost.await;
-            warn!(link = %latest.link.name, reason = %lost, "network lost, asking for a new address");
-            dhcp::remove_lease(&self.netlink, &latest.link, &latest.lease).await;
-            let say = |text: String| warn!("{text}");
-            held = lease_on_link(&self.netlink, self.device.as_deref(), &self.options, &say).await;
+            let search = || dhcp::acquire(&self.netlink, device, &elsewhere, &say);
+            held = tokio::select! {
+                lost = kept => {
+                    warn!(link = %link.name, reason = %lost, "network lost, asking for a new address");
+                    dhcp::remove_lease(&self.netlink, &link, &latest.lease).await;
+                    lease_on_link(&self.netlink, device, &self.options, &say).await
+                }
+                found = search_when_away(&self.netlink, &link, search) => {
+                    warn!(from = %link.name, to = %found.link.name, "the network is on another link now");
+                    dhcp::remove_lease(&self.netlink, &link, &latest.lease).await;
+                    if let Err(error) = dhcp::apply_lease(&self.netlink, &found, None).await {
+                        warn!(error = format!("{error:#}"), "lease not applied in full");
+                    }
+                    found
+                }
+            };
             self.publish(&held);
         }
     }

@@ -83,9 +83,9 @@ pub struct LldpArgs {
 /// `drophammer dhcp IFACE`. Exit status 1 when nobody offers anything.
 pub async fn run_dhcp(args: DhcpArgs) -> Result<ExitCode> {
     let netlink = Netlink::open().context("opening rtnetlink")?;
-    let links = netlink.read_ethernet_links().await?;
+    let links = netlink.read_addressable_links().await?;
     find_link(&links, &args.iface)?;
-    let options = DhcpOptions { uuid: args.uuid };
+    let options = DhcpOptions { uuid: args.uuid, ..DhcpOptions::default() };
     let offer = find_offer(&netlink, &args.iface, &options, Duration::from_secs(args.seconds)).await?;
     let Some(offer) = offer else { bail!("no DHCP offer on {} within {} s", args.iface, args.seconds) };
     match args.format {

@@ -4,7 +4,10 @@
 //! and [`http_client`] need what it found. Each part is also a subcommand ([`command`]).
 
 mod backoff;
+mod bmc_link;
+pub mod bond;
 mod bring_up;
+mod carrier;
 pub mod command;
 mod connect;
 pub mod dhcp;
@@ -12,10 +15,13 @@ mod http_client;
 mod kernel_config;
 pub mod links;
 pub mod lldp;
+pub mod made_links;
+pub mod mtu;
 pub mod ntp;
 mod pinned_ca;
 pub mod resolver;
 mod static_ip;
+pub mod vlan;
 
 pub use backoff::Backoff;
 pub use bring_up::{Network, Online, Origin, bring_up};

@@ -32,6 +32,22 @@ impl Namespace {
         ip(&words)
     }
 
+    /// Whether `ip -n NAMESPACE …` does it.
+    pub fn try_ip(&self, arguments: &str) -> bool {
+        self.ip_command(arguments).output().expect("running ip").status.success()
+    }
+
+    /// What `ip -n NAMESPACE …` prints; nothing when it fails.
+    pub fn try_ip_output(&self, arguments: &str) -> String {
+        String::from_utf8_lossy(&self.ip_command(arguments).output().expect("running ip").stdout).into_owned()
+    }
+
+    fn ip_command(&self, arguments: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["-n", &self.name]).args(arguments.split_whitespace());
+        command
+    }
+
     /// A cable from `near` in here to `far` in the other namespace. The far end is up.
     pub fn plug(&self, near: &str, other: &Self, far: &str) {
         self.ip(&format!("link add {near} type veth peer name {far} netns {}", other.name));

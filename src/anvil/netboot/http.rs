@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::file_id::FileIds;
 use super::file_response::respond;
 use super::pxe::{Firmware, HTTP_LOADER};
-use super::script::{AgentScript, LOCAL_DISK_SCRIPT, SecureConfig, join_cmdline};
+use super::script::{AgentScript, LOCAL_DISK_SCRIPT, SecureConfig, join_cmdline, with_boot_port};
 use super::{Asking, BootAuthority, BootDecision, ConfigAnswer};
 use crate::api::enrolment::{MACHINE_HEADER, MACS_HEADER, MAX_MACS, TOKEN_HEADER};
 use crate::api::mac::Mac;
@@ -87,7 +87,7 @@ async fn script(State(boot): State<Arc<BootHttp>>, headers: HeaderMap, Query(par
 
 fn agent_script(boot: &BootHttp, headers: &HeaderMap, mac: Mac, cmdline: &str) -> Result<String> {
     let (kernel_id, initrd_id) = (boot.ids.seal(&boot.kernel)?, boot.ids.seal(&boot.initrd)?);
-    let cmdline = join_cmdline(cmdline, &boot.pixie_api_url, &boot.secure_config, boot.debug);
+    let cmdline = with_boot_port(join_cmdline(cmdline, &boot.pixie_api_url, &boot.secure_config, boot.debug), mac);
     let host = usable_host(headers).map_or_else(|| boot.address.to_string(), str::to_owned);
     Ok(AgentScript { host: &host, mac, kernel_id: &kernel_id, initrd_id: &initrd_id, cmdline: &cmdline }.text())
 }

@@ -98,6 +98,14 @@ pub fn join_cmdline(cmdline: &str, pixie_api_url: &str, secure: &SecureConfig, d
     words.join(" ")
 }
 
+/// Names the port that the script was asked for by, unless the operator has: the agent begins there.
+pub fn with_boot_port(cmdline: String, mac: Mac) -> String {
+    if cmdline.split_whitespace().any(|word| word.starts_with("BOOTIF=")) {
+        return cmdline;
+    }
+    format!("{cmdline} BOOTIF=01-{}", mac.to_string().replace(':', "-"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,5 +162,12 @@ boot kernel initrd=initrd0 console=${console},115200n8 console=ttyS1,115200n8 PI
         for own in ["drophammer.config=http://10.9.9.9/certs", "drophammer.ca=sha256:00"] {
             assert!(!join(own, false).contains("https://10.1.0.5:4243"), "the operator's {own} stands");
         }
+    }
+
+    #[test]
+    fn the_port_that_boots_is_named_as_boot_loaders_do() {
+        let with = |cmdline: &str| with_boot_port(cmdline.to_owned(), "02:00:00:00:00:0a".parse().unwrap());
+        assert_eq!(with("ip=dhcp"), "ip=dhcp BOOTIF=01-02-00-00-00-00-0a");
+        assert_eq!(with("BOOTIF=01-02-00-00-00-00-0b quiet"), "BOOTIF=01-02-00-00-00-00-0b quiet");
     }
 }

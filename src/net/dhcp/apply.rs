@@ -4,27 +4,34 @@ use anyhow::Result;
 use tracing::warn;
 
 use super::acquire::Acquired;
+use super::arp;
 use super::lease::Lease;
 use crate::net::links::{EthernetLink, Netlink};
-
-/// Smallest MTU that IPv4 must live with (RFC 791); a server that says less is not believed.
-const SMALLEST_MTU_BYTES: u16 = 576;
+use crate::net::mtu::{self, ETHERNET_MTU_BYTES};
 
 /// Sets MTU, address with its lifetime, and routes; takes away what `before` had and the new lease has not.
 pub async fn apply_lease(netlink: &Netlink, acquired: &Acquired, before: Option<&Lease>) -> Result<()> {
     let Acquired { link, lease, since } = acquired;
-    if before.and_then(|before| before.mtu_bytes) != lease.mtu_bytes {
-        apply_mtu(netlink, link, lease).await;
+    let mtu_before = before.and_then(|before| before.mtu_bytes);
+    if mtu_before != lease.mtu_bytes {
+        let mtu = lease.mtu_bytes.map_or(ETHERNET_MTU_BYTES, u32::from);
+        mtu::apply_mtu(netlink, link.index, &link.name, mtu).await;
     }
-    let lifetime = lease.times.map(|times| times.expire.saturating_sub(since.elapsed()));
-    netlink.apply_address(link.index, lease.address.into(), lifetime).await?;
+    // First: when an address goes, the kernel takes later ones of its network along (promote_secondaries of ip-sysctl).
     if let Some(before) = before {
         remove_outdated(netlink, link, before, lease).await;
     }
+    let lifetime = lease.times.map(|times| times.expire.saturating_sub(since.elapsed()));
+    netlink.apply_address(link.index, lease.address.into(), lifetime).await?;
     // Routers may lie behind routes on the link, so these come first.
     let (on_link, through): (Vec<_>, Vec<_>) = lease.routes.iter().partition(|route| route.gateway.is_none());
     for route in on_link.into_iter().chain(through) {
         netlink.apply_route(link.index, route).await?;
+    }
+    if before.is_none_or(|before| before.address != lease.address)
+        && let Err(error) = arp::announce(link, lease.address.addr()).await
+    {
+        tracing::debug!(error = format!("{error:#}"), "address not announced");
     }
     Ok(())
 }
@@ -38,18 +45,6 @@ pub async fn remove_lease(netlink: &Netlink, link: &EthernetLink, lease: &Lease)
     }
     if let Err(error) = netlink.remove_address(link.index, lease.address.into()).await {
         warn!(error = format!("{error:#}"), "old address stays");
-    }
-}
-
-async fn apply_mtu(netlink: &Netlink, link: &EthernetLink, lease: &Lease) {
-    let Some(mtu) = lease.mtu_bytes else { return };
-    if mtu < SMALLEST_MTU_BYTES {
-        warn!(link = %link.name, mtu, "MTU of the DHCP server is too small, ignored");
-        return;
-    }
-    // Not fatal: the link works with the MTU it has.
-    if let Err(error) = netlink.apply_mtu(link.index, u32::from(mtu)).await {
-        warn!(error = format!("{error:#}"), "MTU of the DHCP server not set");
     }
 }
 

@@ -110,11 +110,12 @@ fn times(reply: &Reply) -> Option<LeaseTimes> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::api::mac::Mac;
 
-    fn ack() -> Reply {
+    /// A server's ACK of 10.1.0.77.
+    pub(in crate::net::dhcp) fn ack() -> Reply {
         Reply {
             kind: ReplyKind::Ack,
             transaction: 1,

@@ -7,6 +7,7 @@ use dhcproto::v4::{DhcpOption, Flags, Message, MessageType, OptionCode};
 use dhcproto::{Encodable, Encoder};
 use uuid::Uuid;
 
+use super::rules::DhcpOptions;
 use crate::api::mac::Mac;
 
 /// Shortest message that old relays pass on (the size of BOOTP, RFC 1542 section 2.1).
@@ -31,15 +32,6 @@ const WANTED: [OptionCode; 13] = [
     OptionCode::DomainSearch,
 ];
 
-/// Who asks.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DhcpOptions {
-    /// The machine's UUID: option 97 as PXE sends it, and option 61. Without it the server knows the machine by MAC.
-    ///
-    /// Options 60 and 93 are never sent: boot servers must not take the agent for PXE firmware.
-    pub uuid: Option<Uuid>,
-}
-
 /// The question, by the client's state (RFC 2131, table 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Question {
@@ -57,6 +49,21 @@ pub(super) enum Question {
     Extend {
         address: Ipv4Addr,
     },
+    /// Gives an address back that somebody else has.
+    Decline {
+        address: Ipv4Addr,
+        server: Ipv4Addr,
+    },
+}
+
+impl Question {
+    fn kind(self) -> MessageType {
+        match self {
+            Self::Discover => MessageType::Discover,
+            Self::Select { .. } | Self::Confirm { .. } | Self::Extend { .. } => MessageType::Request,
+            Self::Decline { .. } => MessageType::Decline,
+        }
+    }
 }
 
 /// One message as UDP payload. `seconds` is how long the client has been trying.
@@ -70,7 +77,7 @@ pub(super) fn render(
     let none = Ipv4Addr::UNSPECIFIED;
     let client_address = match question {
         Question::Extend { address } => address,
-        Question::Discover | Question::Select { .. } | Question::Confirm { .. } => none,
+        Question::Discover | Question::Select { .. } | Question::Confirm { .. } | Question::Decline { .. } => none,
     };
     let mut message = Message::new_with_id(transaction, client_address, none, none, none, &mac.0);
     message.set_secs(seconds);
@@ -78,11 +85,10 @@ pub(super) fn render(
         // Servers without raw sockets can't send to an address that does not answer ARP yet.
         message.set_flags(Flags::default().set_broadcast());
     }
-    let kind = if question == Question::Discover { MessageType::Discover } else { MessageType::Request };
     let set = message.opts_mut();
-    set.insert(DhcpOption::MessageType(kind));
+    set.insert(DhcpOption::MessageType(question.kind()));
     match question {
-        Question::Select { address, server } => {
+        Question::Select { address, server } | Question::Decline { address, server } => {
             set.insert(DhcpOption::RequestedIpAddress(address));
             set.insert(DhcpOption::ServerIdentifier(server));
         }
@@ -91,8 +97,11 @@ pub(super) fn render(
         }
         Question::Discover | Question::Extend { .. } => {}
     }
-    set.insert(DhcpOption::ParameterRequestList(WANTED.to_vec()));
-    set.insert(DhcpOption::MaxMessageSize(LONGEST_MESSAGE_BYTES));
+    // Nothing comes back to a DECLINE.
+    if question.kind() != MessageType::Decline {
+        set.insert(DhcpOption::ParameterRequestList(WANTED.to_vec()));
+        set.insert(DhcpOption::MaxMessageSize(LONGEST_MESSAGE_BYTES));
+    }
     if let Some(uuid) = options.uuid {
         set.insert(DhcpOption::ClientMachineIdentifier(machine_id(uuid)));
         set.insert(DhcpOption::ClientIdentifier(machine_id(uuid)));
@@ -122,7 +131,8 @@ mod tests {
     const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 77);
 
     fn sent(question: Question) -> Message {
-        let options = DhcpOptions { uuid: Some("00112233-4455-6677-8899-aabbccddeeff".parse().unwrap()) };
+        let uuid = Some("00112233-4455-6677-8899-aabbccddeeff".parse().unwrap());
+        let options = DhcpOptions { uuid, ..DhcpOptions::default() };
         let bytes = render(question, MAC, 7, 3, &options).unwrap();
         assert!(bytes.len() >= 300);
         Message::decode(&mut Decoder::new(&bytes)).unwrap()
@@ -170,6 +180,8 @@ mod tests {
         assert_eq!(shape(Question::Select { address: ADDRESS, server: ADDRESS }), (request, none, true, true, true));
         assert_eq!(shape(Question::Confirm { address: ADDRESS }), (request, none, true, true, false));
         assert_eq!(shape(Question::Extend { address: ADDRESS }), (request, ADDRESS, false, false, false));
+        let decline = Some(MessageType::Decline);
+        assert_eq!(shape(Question::Decline { address: ADDRESS, server: ADDRESS }), (decline, none, true, true, true));
     }
 
     #[test]

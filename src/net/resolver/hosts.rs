@@ -24,7 +24,7 @@ impl Hosts {
     }
 
     /// The addresses of a name, in the order given; empty if it has none here.
-    pub(super) fn find(&self, name: &str) -> Vec<IpAddr> {
+    pub(in crate::net) fn find(&self, name: &str) -> Vec<IpAddr> {
         let name = plain(name);
         self.0.iter().filter(|(known, _)| *known == name).map(|(_, address)| *address).collect()
     }
