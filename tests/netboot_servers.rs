@@ -404,7 +404,7 @@ async fn dns_denies_unknown_hosts_and_refuses_the_rest_of_the_world() {
 async fn ntp_answers_a_client_over_the_network() {
     let socket = UdpSocket::bind((LOOPBACK, 0)).await.unwrap();
     let address = socket.local_addr().unwrap();
-    tokio::spawn(ntp::serve(socket, pending()));
+    tokio::spawn(ntp::serve(socket, true, pending()));
     let client = UdpSocket::bind((LOOPBACK, 0)).await.unwrap();
     let mut request = [0; 48];
     request[0] = 0x23;

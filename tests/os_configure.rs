@@ -351,7 +351,7 @@ fn without_servers_in_the_allocation_the_agent_s_own_are_used_and_no_others() {
     assert!(get(&tree, "/etc/systemd/timesyncd.conf").contains("\nNTP=10.1.0.1\n"));
     let network = get(&tree, "/etc/systemd/network/10-lan0.network");
     assert!(
-        network.contains("DHCP=yes") && network.contains("UseDNS=yes") && network.contains("UseNTP=no"),
+        network.contains("DHCP=yes") && network.contains("UseDNS=no") && network.contains("UseNTP=no"),
         "{network}"
     );
     assert!(!tree.path().join("etc/systemd/network/10-lan0.link").exists());

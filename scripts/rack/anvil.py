@@ -42,7 +42,7 @@ def configuration(data, kernel, initrd, commandline):
         },
         "tftp": {"enabled": True, "dir": "/usr/lib/ipxe"},
         "dns": {"enabled": True, "domain": DOMAIN, "hosts": {f"anvil.{DOMAIN}": network.ADDRESS}, "forward": []},
-        "ntp": {"enabled": True},
+        "ntp": {"enabled": True, "serve_unsynchronised": True},
     }
 
 

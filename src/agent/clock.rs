@@ -9,7 +9,8 @@ use super::Agent;
 use super::network::Connected;
 use super::session::Session;
 use crate::build_time::BUILD_TIME;
-use crate::net::{Backoff, Online, ntp};
+use crate::net::ntp::Protection;
+use crate::net::{Backoff, NtpClient, Online, ntp};
 use crate::sys::clock::set_system_clock;
 
 /// Certificates are judged by the clock, and nobody has told the time yet: one that stands still since the battery died is
@@ -34,13 +35,22 @@ pub(crate) fn servers(agent: &Agent, session: &Session, network: &Connected) -> 
     ntp::choose_servers(&agent.cmdline, from_config, &network.online.network())
 }
 
-pub(crate) async fn run(agent: &Agent, session: &Session, network: &Connected) -> Result<()> {
+/// Servers given by name show a certificate of MetalConfig's authority, or of those packed with the agent.
+pub(crate) fn client(session: &Session) -> NtpClient {
+    let resolver = session.resolver.clone();
+    NtpClient::with_trust(resolver.clone(), session.config.ca_cert.as_deref()).unwrap_or_else(|error| {
+        warn!(error = format!("{error:#}"), "time servers are asked without NTS");
+        NtpClient::new(resolver)
+    })
+}
+
+pub(crate) async fn run(agent: &Agent, session: &Session, network: &Connected, client: &NtpClient) -> Result<()> {
     let servers = servers(agent, session, network);
     ensure!(
         !servers.is_empty(),
-        "no NTP server is configured: neither drophammer.ntp=, nor ntp_servers in MetalConfig, nor DHCP option 42"
+        "no NTP server is configured: neither drophammer.ntp=, nor ntp_servers in MetalConfig, nor DHCP (option 42, or 56 of DHCPv6)"
     );
-    let set = ntp::set_clock(&agent.roots, &servers, &session.resolver, ntp::CLOCK_LIMIT).await?;
+    let set = ntp::set_clock(&agent.roots, &servers, client, ntp::CLOCK_LIMIT).await?;
     tell(&set);
     Ok(())
 }
@@ -50,7 +60,9 @@ pub(crate) async fn run(agent: &Agent, session: &Session, network: &Connected) -
 pub(crate) async fn set_early(agent: &Agent, network: &Connected) {
     let Online { resolver, .. } = &network.online;
     let servers = ntp::choose_servers(&agent.cmdline, &[], &network.online.network());
-    match ntp::set_clock(&agent.roots, &servers, resolver, ntp::CLOCK_LIMIT).await {
+    // NTS has to wait: its certificates are judged by the clock, too, and the authority is not known yet.
+    let client = NtpClient::new(resolver.clone());
+    match ntp::set_clock(&agent.roots, &servers, &client, ntp::CLOCK_LIMIT).await {
         Ok(set) => tell(&set),
         Err(error) => debug!(error = error.to_string(), "the clock is not set before the configuration"),
     }
@@ -58,17 +70,17 @@ pub(crate) async fn set_early(agent: &Agent, network: &Connected) {
 
 /// Goes on asking in the background after [`run`] has failed: with a clock that is years behind no certificate is
 /// valid yet, and the machine could register as soon as one server answers.
-pub(crate) fn keep_trying(agent: &Agent, session: &Session, network: &Connected) {
+pub(crate) fn keep_trying(agent: &Agent, session: &Session, network: &Connected, client: NtpClient) {
     let servers = servers(agent, session, network);
     if servers.is_empty() {
         return;
     }
-    let (roots, resolver) = (agent.roots.clone(), session.resolver.clone());
+    let roots = agent.roots.clone();
     tokio::spawn(async move {
         let mut backoff = Backoff::for_server();
         loop {
             tokio::time::sleep(backoff.next_delay()).await;
-            match ntp::set_clock(&roots, &servers, &resolver, ntp::CLOCK_LIMIT).await {
+            match ntp::set_clock(&roots, &servers, &client, ntp::CLOCK_LIMIT).await {
                 Ok(set) => return tell(&set),
                 Err(error) => debug!(error = error.to_string(), "the clock is still not set"),
             }
@@ -77,5 +89,12 @@ pub(crate) fn keep_trying(agent: &Agent, session: &Session, network: &Connected)
 }
 
 fn tell(set: &ntp::ClockSet) {
-    info!(server = set.server, "clock set, moved by {:.3} s", set.offset_ns as f64 / 1e9);
+    let moved_s = set.offset_ns as f64 / 1e9;
+    match &set.protection {
+        Protection::Nts => info!(server = set.server, "clock set by NTS, moved by {moved_s:.3} s"),
+        Protection::Plain { why: None } => info!(server = set.server, "clock set, moved by {moved_s:.3} s"),
+        Protection::Plain { why: Some(why) } => {
+            info!(server = set.server, without_nts = why, "clock set, moved by {moved_s:.3} s");
+        }
+    }
 }

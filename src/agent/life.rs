@@ -19,8 +19,9 @@ pub(crate) async fn live(agent: &Agent) -> Result<(Ending, String)> {
     let (identity, late_disks) = phase.or_stop("init", init::run(agent)).await?;
     let network = phase.or_stop("network", async { Ok(network::run(agent, &identity).await) }).await?;
     let mut session = phase.or_retry("configure", async || configure::run(agent, &network, &identity.id()).await).await;
-    if phase.or_warn("clock", clock::run(agent, &session, &network)).await.is_none() {
-        clock::keep_trying(agent, &session, &network);
+    let time = clock::client(&session);
+    if phase.or_warn("clock", clock::run(agent, &session, &network, &time)).await.is_none() {
+        clock::keep_trying(agent, &session, &network, time);
     }
     // After the clock: a log server refuses lines that seem to be years old.
     remote_log::start(agent, &session, &identity.id());

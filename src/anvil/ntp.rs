@@ -1,8 +1,10 @@
 //! A time server for machines that boot: SNTP (RFC 4330, RFC 5905) from this host's clock.
 //!
 //! A host whose clock somebody disciplines says so by stratum 4 (the kernel does not know its real one; servers of an
-//! ordinary site have 2 or 3, and we are one below). A host left alone answers as stratum 10 with reference `LOCL`:
-//! in a lab without any time source all machines then at least agree with each other and with their control plane.
+//! ordinary site have 2 or 3, and we are one below) and by the error that the kernel reckons with. A host left alone
+//! tells its clients not to use it, as it may be off by years. With `serve_unsynchronised` it answers as stratum 10 with
+//! reference `LOCL`: in a lab without any time source all machines then at least agree with each other and with their
+//! control plane.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -21,6 +23,9 @@ pub const PACKET_LEN: usize = 48;
 const NTP_TO_UNIX_SECONDS: u64 = 2_208_988_800;
 const STRATUM_SYNCHRONISED: u8 = 4;
 const STRATUM_ALONE: u8 = 10;
+/// 16 inside a server, which stands in packets as 0 (RFC 5905 section 7.3).
+const STRATUM_UNFIT: u8 = 0;
+const LEAP_ALARM: u8 = 3;
 /// Resolution of the answers' times: about a microsecond, as a power of two seconds.
 const PRECISION: i8 = -20;
 /// Root dispersion of a clock that is right by definition, in units of 2^-16 s: about 10 ms, so that clients that
@@ -33,12 +38,14 @@ const SOCKET_ERROR_PAUSE: Duration = Duration::from_secs(1);
 #[serde(deny_unknown_fields, default)]
 pub struct NtpSettings {
     pub enabled: bool,
+    /// Also when nobody disciplines the host's clock.
+    pub serve_unsynchronised: bool,
 }
 
 /// The block stands in the file, so the service is wanted.
 impl Default for NtpSettings {
     fn default() -> Self {
-        Self { enabled: true }
+        Self { enabled: true, serve_unsynchronised: false }
     }
 }
 
@@ -49,17 +56,55 @@ pub async fn bind(address: IpAddr) -> Result<UdpSocket> {
         .with_context(|| format!("binding UDP {} for NTP", SocketAddr::new(address, 123)))
 }
 
+/// What is known of the host's clock, as far as clients have to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Somebody disciplines it, to within this error.
+    Disciplined { max_error_us: u64 },
+    /// Nobody does, and it is served all the same.
+    Alone,
+    /// Nobody does: not to be used.
+    Unfit,
+}
+
+impl Standing {
+    pub fn of(state: ClockState, serve_unsynchronised: bool) -> Self {
+        match (state.synchronised, serve_unsynchronised) {
+            (true, _) => Self::Disciplined { max_error_us: state.max_error_us },
+            (false, true) => Self::Alone,
+            (false, false) => Self::Unfit,
+        }
+    }
+
+    fn read(serve_unsynchronised: bool) -> Self {
+        // A state that can't be read counts as a clock left alone.
+        let state = read_clock_state().unwrap_or(ClockState { synchronised: false, max_error_us: 0 });
+        Self::of(state, serve_unsynchronised)
+    }
+
+    fn tell(self) {
+        match self {
+            Self::Disciplined { .. } => info!("NTP: this host's clock is synchronised and is served"),
+            Self::Alone => info!("NTP: this host's clock is not synchronised and is served all the same"),
+            Self::Unfit => warn!(
+                "NTP: this host's clock is not synchronised: clients are told not to use it, until it is; \
+                 ntp.serve_unsynchronised in the configuration serves it all the same"
+            ),
+        }
+    }
+}
+
 /// Answers until `shutdown`. Bad packets are ignored.
-pub async fn serve(socket: UdpSocket, shutdown: impl Future<Output = ()>) -> Result<()> {
-    let state = clock_state();
-    info!(synchronised = state.synchronised, "NTP runs");
+pub async fn serve(socket: UdpSocket, serve_unsynchronised: bool, shutdown: impl Future<Output = ()>) -> Result<()> {
     tokio::select! {
-        () = answer_for_ever(&socket) => Ok(()),
+        () = answer_for_ever(&socket, serve_unsynchronised) => Ok(()),
         () = shutdown => Ok(()),
     }
 }
 
-async fn answer_for_ever(socket: &UdpSocket) {
+async fn answer_for_ever(socket: &UdpSocket, serve_unsynchronised: bool) {
+    let mut told = Standing::read(serve_unsynchronised);
+    told.tell();
     let mut limiter = RateLimiter::default();
     let mut buffer = [0; 512];
     loop {
@@ -77,7 +122,12 @@ async fn answer_for_ever(socket: &UdpSocket) {
             continue;
         }
         let request = buffer.get(..len).unwrap_or_default();
-        if let Some(reply) = answer(request, clock_state(), received, SystemTime::now())
+        let standing = Standing::read(serve_unsynchronised);
+        if std::mem::discriminant(&standing) != std::mem::discriminant(&told) {
+            standing.tell();
+            told = standing;
+        }
+        if let Some(reply) = answer(request, standing, received, SystemTime::now())
             && let Err(error) = socket.send_to(&reply, from).await
         {
             debug!(%from, %error, "NTP: not sent");
@@ -85,24 +135,22 @@ async fn answer_for_ever(socket: &UdpSocket) {
     }
 }
 
-/// A state that can't be read counts as a clock left alone.
-fn clock_state() -> ClockState {
-    read_clock_state().unwrap_or(ClockState { synchronised: false, max_error_us: 0 })
-}
-
 /// The answer to a client's packet (mode 3, any version from 1 to 4); `None` for everything else. It is never longer
 /// than the request, so that a forged sender is not flooded with our help.
-pub fn answer(request: &[u8], state: ClockState, received: SystemTime, sent: SystemTime) -> Option<[u8; PACKET_LEN]> {
+pub fn answer(request: &[u8], standing: Standing, received: SystemTime, sent: SystemTime) -> Option<[u8; PACKET_LEN]> {
     let request: &[u8; PACKET_LEN] = request.first_chunk()?;
     let [flags, _, poll, ..] = *request;
     let (version, mode) = ((flags >> 3) & 7, flags & 7);
     if mode != 3 || !(1..=4).contains(&version) {
         return None;
     }
-    let (stratum, dispersion, reference) = if state.synchronised {
-        (STRATUM_SYNCHRONISED, short_format(state.max_error_us), [127, 127, 1, 0])
-    } else {
-        (STRATUM_ALONE, DISPERSION_ALONE, *b"LOCL")
+    // The kernel corrects a disciplined clock all the time, so that it was last set just now.
+    let (leap, stratum, dispersion, reference, last_set) = match standing {
+        Standing::Disciplined { max_error_us } => {
+            (0, STRATUM_SYNCHRONISED, short_format(max_error_us), [127, 127, 1, 0], timestamp(received))
+        }
+        Standing::Alone => (0, STRATUM_ALONE, DISPERSION_ALONE, *b"LOCL", timestamp(received)),
+        Standing::Unfit => (LEAP_ALARM, STRATUM_UNFIT, u32::MAX, [0; 4], [0; 8]),
     };
     let mut reply = [0; PACKET_LEN];
     let mut put = |at: usize, bytes: &[u8]| {
@@ -110,10 +158,10 @@ pub fn answer(request: &[u8], state: ClockState, received: SystemTime, sent: Sys
             field.copy_from_slice(bytes);
         }
     };
-    put(0, &[version << 3 | 4, stratum, poll, PRECISION.to_be_bytes()[0]]);
+    put(0, &[leap << 6 | version << 3 | 4, stratum, poll, PRECISION.to_be_bytes()[0]]);
     put(8, &dispersion.to_be_bytes());
     put(12, &reference);
-    put(16, &timestamp(received));
+    put(16, &last_set);
     put(24, request.get(40..48)?);
     put(32, &timestamp(received));
     put(40, &timestamp(sent));
@@ -167,7 +215,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ALONE: ClockState = ClockState { synchronised: false, max_error_us: 16_000_000 };
+    const ALONE: Standing = Standing::Alone;
 
     fn request() -> [u8; PACKET_LEN] {
         let mut packet = [0; PACKET_LEN];
@@ -191,10 +239,19 @@ mod tests {
 
     #[test]
     fn a_synchronised_host_says_so() {
-        let state = ClockState { synchronised: true, max_error_us: 500_000 };
-        let reply = answer(&request(), state, UNIX_EPOCH, UNIX_EPOCH).unwrap();
+        let standing = Standing::of(ClockState { synchronised: true, max_error_us: 500_000 }, false);
+        let reply = answer(&request(), standing, UNIX_EPOCH, UNIX_EPOCH).unwrap();
         assert_eq!(reply[1], 4);
         assert_eq!(reply[8..12], 32_768u32.to_be_bytes(), "half a second in units of 2^-16 s");
+    }
+
+    #[test]
+    fn a_host_left_alone_says_that_it_is_not_to_be_used_unless_told_to_serve() {
+        let state = ClockState { synchronised: false, max_error_us: 16_000_000 };
+        let reply = answer(&request(), Standing::of(state, false), UNIX_EPOCH, UNIX_EPOCH).unwrap();
+        assert_eq!(reply[0], 0b11_100_100, "alarm, version 4, mode server");
+        assert_eq!((reply[1], &reply[12..16]), (0, [0; 4].as_slice()));
+        assert_eq!(Standing::of(state, true), Standing::Alone);
     }
 
     #[test]

@@ -78,8 +78,9 @@ pub async fn start(anvil: &Anvil) -> Result<Services> {
         let machines = MachineNames::new(anvil.store.clone(), LeaseFile::in_data(&config.data));
         servers.spawn(async move { dns::serve(sockets, &settings, Some(machines), std::future::pending()).await });
     }
-    if config.ntp.as_ref().is_some_and(|ntp| ntp.enabled) {
-        servers.spawn(ntp::serve(ntp::bind(config.listen).await?, std::future::pending()));
+    if let Some(settings) = config.ntp.as_ref().filter(|ntp| ntp.enabled) {
+        let socket = ntp::bind(config.listen).await?;
+        servers.spawn(ntp::serve(socket, settings.serve_unsynchronised, std::future::pending()));
     }
     let netboot = netboot::start(netboot_config(anvil)?, authority(anvil)).await.context("starting network boot")?;
     Ok(Services { netboot, servers })

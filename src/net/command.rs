@@ -1,7 +1,9 @@
 //! The subcommands `dhcp`, `ntp` and `lldp`: one part of the network phase, at the console.
 
+use std::fs;
 use std::io::{self, Write};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use uuid::Uuid;
 use super::dhcp::{DhcpOptions, Lease, OfferSeen, find_offer};
 use super::links::{EthernetLink, Netlink};
 use super::lldp::{Identity, Lldp, Neighbour, Neighbours, OtherTlv};
-use super::ntp::{Asked, ask_all, choose_answer, set_clock};
+use super::ntp::{Asked, NtpClient, Protection, choose_answer, set_clock};
 use super::resolver::{Resolver, read_desk_name_servers};
 use crate::causes::with_causes;
 use crate::sys::roots::Roots;
@@ -46,9 +48,12 @@ pub struct DhcpArgs {
 /// Ask time servers how far the clock is off.
 #[derive(Args, Clone, Debug)]
 pub struct NtpArgs {
-    /// Names or addresses, with `:port` when it is not 123
+    /// Names or addresses, with `:port` when it is not 123. `nts:NAME` demands NTS, a plain name tries it
     #[arg(required = true)]
     pub servers: Vec<String>,
+    /// Certificate authority of NTS servers (PEM), beside the system's
+    #[arg(long)]
+    pub ca: Option<PathBuf>,
     /// Set the system clock and the hardware clock
     #[arg(long)]
     pub set: bool,
@@ -98,10 +103,12 @@ pub async fn run_dhcp(args: DhcpArgs) -> Result<ExitCode> {
 /// `drophammer ntp SERVER…`. Exit status 1 when no time can be chosen.
 pub async fn run_ntp(args: NtpArgs) -> Result<ExitCode> {
     let dns = if args.dns.is_empty() { read_desk_name_servers() } else { args.dns };
-    let resolver = Resolver::new(&dns, &[]);
+    let read_ca = |path: &PathBuf| fs::read_to_string(path).with_context(|| format!("reading {}", path.display()));
+    let ca = args.ca.as_ref().map(read_ca).transpose()?;
+    let client = NtpClient::with_trust(Resolver::new(&dns, &[]), ca.as_deref())?;
     let limit = Duration::from_secs(args.seconds);
     if args.set {
-        let set = set_clock(&Roots::system(), &args.servers, &resolver, limit).await?;
+        let set = set_clock(&Roots::system(), &args.servers, &client, limit).await?;
         match args.format {
             Format::Text => print(&format!("clock set by {}: {}\n", set.server, seconds_text(set.offset_ns)))?,
             Format::Json => print_json(
@@ -110,7 +117,7 @@ pub async fn run_ntp(args: NtpArgs) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let asked = ask_all(&args.servers, &resolver, limit).await;
+    let asked = client.ask_all(&args.servers, limit).await;
     match args.format {
         Format::Text => print(&asked_as_text(&asked))?,
         Format::Json => print_json(&asked_as_json(&asked))?,
@@ -243,16 +250,25 @@ fn seconds_text(offset_ns: i128) -> String {
 fn asked_as_text(asked: &[Asked]) -> String {
     let line = |asked: &Asked| match &asked.result {
         Ok(answer) => format!(
-            "{}: {}, stratum {}, delay {:.6} s, uncertain by {:.6} s\n",
+            "{}: {}, stratum {}, delay {:.6} s, uncertain by {:.6} s{}\n",
             asked.server,
             seconds_text(answer.sample.offset_ns),
             answer.sample.stratum,
             answer.sample.delay.as_secs_f64(),
-            answer.sample.root_distance.as_secs_f64()
+            answer.sample.root_distance.as_secs_f64(),
+            protection_text(&answer.protection)
         ),
         Err(error) => format!("{}: {}\n", asked.server, with_causes(error)),
     };
     asked.iter().map(line).collect()
+}
+
+fn protection_text(protection: &Protection) -> String {
+    match protection {
+        Protection::Nts => ", proven by NTS".to_owned(),
+        Protection::Plain { why: None } => String::new(),
+        Protection::Plain { why: Some(why) } => format!(", without NTS ({why})"),
+    }
 }
 
 fn asked_as_json(asked: &[Asked]) -> Value {
@@ -264,6 +280,7 @@ fn asked_as_json(asked: &[Asked]) -> Value {
             "stratum": answer.sample.stratum,
             "delay_s": answer.sample.delay.as_secs_f64(),
             "root_distance_s": answer.sample.root_distance.as_secs_f64(),
+            "nts": answer.protection == Protection::Nts,
         }),
         Err(error) => json!({ "server": asked.server, "error": with_causes(error) }),
     };

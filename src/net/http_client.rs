@@ -69,17 +69,22 @@ pub fn log_http_client(
 fn trusting_builder(resolver: Resolver, extra_ca_pem: Option<&str>) -> Result<ClientBuilder> {
     // An error only says that another provider is installed already; that one is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut roots = match extra_ca_pem {
-        Some(pem) => parse_given_roots(pem)?,
-        None => Vec::new(),
-    };
-    roots.extend(read_system_roots(Path::new(SYSTEM_ROOTS))?);
-    let roots: Vec<Certificate> = roots
+    let roots: Vec<Certificate> = trusted_roots(extra_ca_pem)?
         .iter()
         .map(|der| Certificate::from_der(der))
         .collect::<Result<_, _>>()
         .context("using trusted certificates")?;
     Ok(client_builder(resolver).tls_certs_only(roots))
+}
+
+/// Certificates of the authorities that are trusted: the given ones and the system's, when there are any.
+pub(super) fn trusted_roots(extra_ca_pem: Option<&str>) -> Result<Vec<CertificateDer<'static>>> {
+    let mut roots = match extra_ca_pem {
+        Some(pem) => parse_given_roots(pem)?,
+        None => Vec::new(),
+    };
+    roots.extend(read_system_roots(Path::new(SYSTEM_ROOTS))?);
+    Ok(roots)
 }
 
 /// A client that trusts servers that show a certificate of one of these digests, and nothing else.

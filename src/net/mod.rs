@@ -31,7 +31,7 @@ pub use http_client::{
 };
 pub use kernel_config::{KernelConfig, parse_pnp, read_kernel_config};
 pub use lldp::{Lldp, LldpMode};
-pub use ntp::{ClockSet, set_clock};
+pub use ntp::{ClockSet, NtpClient, set_clock};
 pub use resolver::{ResolveError, Resolver};
 pub use static_ip::{IpSetting, StaticIp, parse_ip_setting};
 

@@ -5,7 +5,7 @@ use tracing::info;
 
 use super::installer::Installer;
 use super::kernels::Kernel;
-use super::tree::Tree;
+use super::tree::{Tree, has_systemd};
 use super::{Firmware, Input};
 
 /// How the image gets installed.
@@ -25,17 +25,33 @@ pub struct ImageFacts {
     pub kernel: Kernel,
     /// The group of those who may become root: `sudo` or `wheel`.
     pub admin_group: String,
-    pub time_sync: TimeSync,
+    /// What sets the installed system's clock, if it has anything for that.
+    pub time_sync: Option<TimeSync>,
     pub has_resolved: bool,
     pub has_ssh_keygen: bool,
 }
 
-/// What sets the installed system's clock.
+/// A program that sets the clock. An image with several gets the first of these started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeSync {
     Chrony,
+    Ntpsec,
+    Ntp,
+    OpenNtpd,
     Timesyncd,
-    Nothing,
+}
+
+impl TimeSync {
+    /// Debian's name of its service.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::Chrony => "chrony.service",
+            Self::Ntpsec => "ntpsec.service",
+            Self::Ntp => "ntp.service",
+            Self::OpenNtpd => "openntpd.service",
+            Self::Timesyncd => "systemd-timesyncd.service",
+        }
+    }
 }
 
 /// Why an image cannot be installed: everything that is missing, each as a phrase.
@@ -151,18 +167,16 @@ fn missing_boot_loader(tree: &Tree, input: &Input, missing: &mut Vec<String>) {
     }
 }
 
-fn read_time_sync(tree: &Tree) -> TimeSync {
+fn read_time_sync(tree: &Tree) -> Option<TimeSync> {
     if tree.exists("/usr/sbin/chronyd") {
-        TimeSync::Chrony
-    } else if has_systemd(tree, "systemd-timesyncd") {
-        TimeSync::Timesyncd
-    } else {
-        TimeSync::Nothing
+        return Some(TimeSync::Chrony);
     }
-}
-
-fn has_systemd(tree: &Tree, name: &str) -> bool {
-    ["/usr/lib/systemd", "/lib/systemd"].iter().any(|dir| tree.exists(&format!("{dir}/{name}")))
+    // A removed package may leave its configuration behind, but not its service.
+    let dirs = ["/usr/lib/systemd/system", "/lib/systemd/system"];
+    let has_unit = |program: &TimeSync| dirs.iter().any(|dir| tree.exists(&format!("{dir}/{}", program.unit())));
+    let others = [TimeSync::Ntpsec, TimeSync::Ntp, TimeSync::OpenNtpd];
+    let timesyncd = has_systemd(tree, "systemd-timesyncd").then_some(TimeSync::Timesyncd);
+    others.into_iter().find(has_unit).or(timesyncd)
 }
 
 fn is_debian_like(os_release: &str) -> bool {

@@ -26,7 +26,7 @@ pub mod kexec;
 pub mod metal_files;
 pub mod native;
 pub mod servers;
-pub mod systemd_conf;
+mod systemd_conf;
 pub mod tree;
 pub mod user_data;
 pub mod yaml;
@@ -155,7 +155,7 @@ pub fn configure(root: &Path, input: &Input) -> Result<BootInfo> {
 }
 
 /// What we wrote ourselves must name configured servers only; what the image's own installer wrote is its maker's
-/// decision, about which the operator is told.
+/// decision, and what user data wrote its author's: about these the operator is told.
 fn check_servers(tree: &Tree, input: &Input, way: &Way) -> Result<()> {
     let strangers = servers::read_strangers(tree, &Servers::of(input))?;
     let Some(found) = strangers.iter().map(ToString::to_string).reduce(|all, one| format!("{all}; {one}")) else {
@@ -164,6 +164,10 @@ fn check_servers(tree: &Tree, input: &Input, way: &Way) -> Result<()> {
     match way {
         Way::Installer(_) => {
             warn!(found, "the image's installer configured servers that nobody named");
+            Ok(())
+        }
+        Way::Native(_) if !input.allocation.user_data.is_empty() => {
+            warn!(found, "the user data may have configured servers that nobody named");
             Ok(())
         }
         Way::Native(_) => Err(anyhow::anyhow!(found)).context("checking the servers the installed system will ask"),

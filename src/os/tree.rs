@@ -163,6 +163,11 @@ impl Tree {
     }
 }
 
+/// Whether the image has one of systemd's programs.
+pub(super) fn has_systemd(tree: &Tree, name: &str) -> bool {
+    ["/usr/lib/systemd", "/lib/systemd"].iter().any(|dir| tree.exists(&format!("{dir}/{name}")))
+}
+
 fn how(flags: OFlag) -> OpenHow {
     OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT)
 }

@@ -52,7 +52,7 @@ pub fn render(data: &Path, site: &Site) -> Result<String> {
              commandline: console=ttyS0,115200n8\n\
          tftp: {{dir: {ipxe}}}\n\
          dns: {{domain: {domain}, hosts: {{anvil.{domain}: {address}}}, forward: []}}\n\
-         ntp: {{}}\n",
+         ntp: {{serve_unsynchronised: true}}\n",
         data = quoted(data.clone()),
         interface = json!(site.interface),
         kernel = quoted(current.join(KERNEL)),

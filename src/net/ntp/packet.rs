@@ -46,6 +46,9 @@ pub enum BadAnswer {
     NoTime,
     #[error("was sent before the question had arrived there")]
     Backward,
+    /// Only of servers asked by NTS.
+    #[error("{reason}")]
+    Unauthentic { reason: &'static str },
     #[error("is uncertain by {} ms, more than {} ms", found.as_millis(), MOST_ROOT_DISTANCE.as_millis())]
     RootDistance { found: Duration },
 }
@@ -70,15 +73,17 @@ pub fn parse_answer(bytes: &[u8], cookie: u64, sent: SystemTime, received: Syste
         return Err(BadAnswer::Origin);
     }
     let stratum = packet[1];
-    if stratum == 0 {
-        let code = packet[12..16].iter().filter(|byte| byte.is_ascii_graphic()).map(|byte| char::from(*byte)).collect();
+    let code: String =
+        packet[12..16].iter().filter(|byte| byte.is_ascii_graphic()).map(|byte| char::from(*byte)).collect();
+    if stratum == 0 && !code.is_empty() {
         return Err(BadAnswer::KissOfDeath { code });
     }
-    if stratum > 15 {
-        return Err(BadAnswer::Stratum { found: stratum });
-    }
+    // A server without a time has both, the alarm and stratum 0 or 16.
     if packet[0] >> 6 == LEAP_ALARM {
         return Err(BadAnswer::LeapAlarm);
+    }
+    if !(1..=15).contains(&stratum) {
+        return Err(BadAnswer::Stratum { found: stratum });
     }
     let (arrived, left) = (field(packet, 32), field(packet, 40));
     if arrived == 0 || left == 0 {
@@ -182,10 +187,11 @@ mod tests {
     #[test]
     fn each_bad_answer_is_told_apart() {
         type Damage = fn(&mut [u8; PACKET_BYTES]);
-        let cases: [(Damage, BadAnswer); 8] = [
+        let cases: [(Damage, BadAnswer); 9] = [
             (|packet| packet[0] = 0x23, BadAnswer::Mode { found: 3 }),
             (|packet| packet[31] ^= 1, BadAnswer::Origin),
             (|packet| packet[1] = 16, BadAnswer::Stratum { found: 16 }),
+            (|packet| packet[1] = 0, BadAnswer::Stratum { found: 0 }),
             (|packet| packet[0] = 0xe4, BadAnswer::LeapAlarm),
             (|packet| packet[40..].fill(0), BadAnswer::NoTime),
             (|packet| packet[36] = 0x80, BadAnswer::Backward),

@@ -8,12 +8,10 @@ mod machine_id;
 mod metal_user;
 pub mod network;
 mod raid;
-mod resolv_conf;
 mod run_user_data;
 mod services;
 mod shadow;
 mod ssh_host_keys;
-mod time_sync;
 
 use std::time::Instant;
 
@@ -22,7 +20,7 @@ use tracing::info;
 
 use super::chroot::Chroot;
 use super::image::ImageFacts;
-use super::servers::Servers;
+use super::servers::{self, Servers};
 use super::tree::Tree;
 use super::{BootInfo, Input, kernel_cmdline};
 
@@ -40,11 +38,10 @@ type Task = fn(&Cx) -> Result<()>;
 
 /// In their order: user data may touch anything, so that what a machine needs to be reached comes after it; the boot
 /// loader is last, so that a system that is only half configured has none.
-const TASKS: [(&str, Task); 13] = [
+const TASKS: [(&str, Task); 12] = [
     ("host name", hostname::apply),
     ("hosts", hosts::apply),
-    ("name servers", resolv_conf::apply),
-    ("time servers", time_sync::apply),
+    ("name and time servers", |cx| servers::apply(cx.tree, &cx.servers)),
     ("user metal", metal_user::apply),
     ("network", network::apply),
     ("authorized keys", authorized_keys::apply),
