@@ -84,7 +84,8 @@ async fn the_majority_is_believed_and_the_silent_left_out() {
     assert!(matches!(results[3], Err(AskError::Silent)));
     let answers: Vec<ServerAnswer> = results.into_iter().filter_map(Result::ok).collect();
     let chosen = choose_answer(&answers).unwrap();
-    assert_eq!(chosen.server, servers[0]);
+    // Which of the two is less uncertain is up to the scheduler.
+    assert!([&servers[0], &servers[2]].contains(&&chosen.server), "{}", chosen.server);
     let offset_s = chosen.sample.offset_ns as f64 / 1e9;
     assert!((offset_s - 3600.0).abs() < 0.5, "{offset_s}");
 }
