@@ -1,9 +1,15 @@
 """The steps that most tests take."""
 
 import json
+import os
 import re
 
+import pytest
 from rack import commands, layout, network, pcap
+
+at_length = pytest.mark.skipif(
+    not os.environ.get("DROPHAMMER_AT_LENGTH"), reason="takes minutes: DROPHAMMER_AT_LENGTH=1 runs it"
+)
 
 IMAGE = "busybox-1.0"
 SYSTEM_UP = r"LAB-OS: up hostname=(\S+) root=(\S+)"

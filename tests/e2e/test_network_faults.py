@@ -3,20 +3,15 @@
 What goes wrong with names and with time is tried without machines, in tests/resolver.rs and tests/ntp.rs.
 """
 
-import os
 import re
 import time
 
-import pytest
 from rack import MachineOptions
 from rack.switch import Faults, Line
 
-from installation import IMAGE, power_on_and_wait, wait_for_progress, wait_for_system
+from installation import IMAGE, at_length, power_on_and_wait, wait_for_progress, wait_for_system
 
 WORST = Faults(loss=0.01, delay_ms=300, reorder=0.05, duplicate=0.05)
-at_length = pytest.mark.skipif(
-    not os.environ.get("DROPHAMMER_AT_LENGTH"), reason="takes minutes: DROPHAMMER_AT_LENGTH=1 runs it"
-)
 
 
 def wait_for_agent(machine, after=0):
@@ -56,6 +51,7 @@ def test_a_path_that_swallows_full_packets_without_a_word_installs(rack, busybox
     install_with(rack, busybox, Faults(mtu=1280))
 
 
+@at_length
 def test_the_line_is_cut_for_a_minute_in_the_middle_of_the_image(rack, large_busybox):
     rack.start_anvil()
     machine, allocate = add_machine(rack, large_busybox)
@@ -65,7 +61,7 @@ def test_the_line_is_cut_for_a_minute_in_the_middle_of_the_image(rack, large_bus
     wait_for_progress(rack, machine, 2 << 20)
     mark = machine.console.mark()
     machine.set_link(False)
-    time.sleep(60 if os.environ.get("DROPHAMMER_AT_LENGTH") else 40)
+    time.sleep(60)
     rack.network.limit_rate(machine.tap, None)
     machine.set_link(True)
     wait_for_system(machine, "web-1", after=mark)
