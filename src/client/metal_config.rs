@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use reqwest::header::HeaderValue;
 use reqwest::{RequestBuilder, StatusCode};
 
@@ -13,6 +13,9 @@ use crate::api::metal_config::MetalConfig;
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Larger than any real one by far; a server that sends more is not a boot server.
 const SIZE_LIMIT: usize = 1 << 20;
+
+/// What an answer that never comes may mean. It is the first one that is larger than what went before it.
+const VANISHING: &str = " (if large packets vanish on the way, drophammer.mtu=1280 helps)";
 
 /// Who asks, for a server that gives its keys to certain machines only ([`crate::api::enrolment`]). Not `Debug`: it
 /// may hold a token.
@@ -49,12 +52,10 @@ impl Introduction {
 ///
 /// [`NotAdmitted`] when the server has keys, but not for this machine, or not yet.
 pub async fn fetch(http: &reqwest::Client, url: &str, me: &Introduction) -> Result<MetalConfig> {
-    let mut response = me
-        .apply(http.get(url), url)?
-        .timeout(TIMEOUT)
-        .send()
-        .await
-        .with_context(|| format!("fetching the configuration from {url}"))?;
+    let mut response = me.apply(http.get(url), url)?.timeout(TIMEOUT).send().await.map_err(|error| {
+        let hint = if error.is_timeout() { VANISHING } else { "" };
+        anyhow!(error).context(format!("fetching the configuration from {url}{hint}"))
+    })?;
     let status = response.status();
     let body = read(&mut response, url).await?;
     if status == StatusCode::FORBIDDEN

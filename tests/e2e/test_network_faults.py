@@ -6,11 +6,13 @@ What goes wrong with names and with time is tried without machines, in tests/res
 import re
 import time
 
+import pytest
 from rack import MachineOptions
 from rack.switch import Faults, Line
 
 from installation import IMAGE, at_length, power_on_and_wait, wait_for_progress, wait_for_system
 
+CONSOLE = "console=ttyS0,115200n8"
 WORST = Faults(loss=0.01, delay_ms=300, reorder=0.05, duplicate=0.05)
 
 
@@ -47,7 +49,19 @@ def test_a_line_that_loses_a_fifth_of_all_packets_installs(rack, busybox):
     install_with(rack, busybox, Faults(loss=0.2))
 
 
-def test_a_path_that_swallows_full_packets_without_a_word_installs(rack, busybox):
+def test_a_path_that_swallows_large_packets_is_told_with_the_remedy(rack):
+    rack.start_anvil()
+    machine = rack.add_machine(MachineOptions(switch=True))
+    machine.power_on()
+    wait_for_agent(machine)
+    machine.switch.set(Faults(mtu=1280))
+    machine.wait_for_line(r"drophammer: phase configure: not yet.*drophammer\.mtu=1280 helps", timeout=120)
+    machine.switch.set(Faults())
+    rack.wait_for_event(machine, "Waiting")
+
+
+@pytest.mark.settings(commandline=f"{CONSOLE} drophammer.mtu=1280")
+def test_a_path_that_swallows_large_packets_installs_with_the_remedy(rack, busybox):
     install_with(rack, busybox, Faults(mtu=1280))
 
 
