@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import commands, network, pcap
+from . import commands, pcap
 
 ADDRESS = "10.77.0.2"
 ANSWER = "198.51.100.7"
@@ -43,19 +43,9 @@ class CatchAll:
         commands.run(["ip", "route", "add", "local", "0.0.0.0/0", "dev", "lo"], namespace=host)
         rack.network.ip("route", "add", "default", "via", ADDRESS)
         rack.anvil.configure("dhcp", router=ADDRESS)
-        argv = [sys.executable, "-m", "rack.catch_all", "--pcap", self.pcap]
-        scripts = str(Path(__file__).resolve().parent.parent)
         log = rack.directory / "catch-all.log"
-        self._process = commands.start(argv, log, namespace=host, env={"PYTHONPATH": scripts})
-        self._wait(log)
+        self._process = commands.start_module("catch_all", ["--pcap", self.pcap], log, host, ready=self.pcap)
         return self
-
-    def _wait(self, log):
-        deadline = time.monotonic() + 30
-        while not self.pcap.exists():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise commands.LabError(f"the computer that answers for everybody did not start:\n{log.read_text()}")
-            time.sleep(0.05)
 
     def __exit__(self, kind, error, trace):
         commands.stop(self._process)

@@ -4,6 +4,11 @@ import ctypes
 import os
 import signal
 import subprocess
+import sys
+import time
+from pathlib import Path
+
+from .paths import SCRIPTS
 
 # prctl(2): the kernel sends this signal to a child when the thread that started it ends, whatever ends it. So children
 # are started from the main thread only.
@@ -82,6 +87,19 @@ def start(argv, log, namespace=None, env=None):
             env={**os.environ, **(env or {})},
             preexec_fn=_die_with_parent,
         )
+
+
+def start_module(module, words, log, namespace, ready, timeout=30):
+    """Starts a program of this package, and waits until it has made the file or socket `ready`."""
+    argv = [sys.executable, "-m", f"rack.{module}", *words]
+    process = start(argv, log, namespace=namespace, env={"PYTHONPATH": str(SCRIPTS)})
+    deadline = time.monotonic() + timeout
+    while not ready.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            stop(process)
+            raise LabError(f"{module} did not start:\n{Path(log).read_text(errors='replace')}")
+        time.sleep(0.02)
+    return process
 
 
 def stop(process, patience=5):

@@ -75,7 +75,7 @@ class Flows:
 
     def line_of(self, packet):
         """(destination, protocol, where configured)."""
-        protocol = PROTOCOLS.get(packet.protocol, str(packet.protocol))
+        protocol = _protocol_name(packet)
         sent = packet.sender == self._mac
         peer = packet.target if sent else packet.source
         if packet.target_port is None:
@@ -118,9 +118,13 @@ def analyse_others(packets, macs):
     for packet in packets:
         if pcap.is_link_control(packet) or packet.sender in macs or not _is_foreign(packet):
             continue
-        protocol = PROTOCOLS.get(packet.protocol, str(packet.protocol))
+        protocol = _protocol_name(packet)
         lines[packet.target, protocol if packet.target_port is None else f"{protocol}/{packet.target_port}"] += 1
     return [Line("anvil", destination, protocol, count, None) for (destination, protocol), count in lines.items()]
+
+
+def _protocol_name(packet):
+    return PROTOCOLS.get(packet.protocol, str(packet.protocol))
 
 
 def _is_foreign(packet):

@@ -45,7 +45,7 @@ def read(path):
         frame = data[offset + 16 : offset + 16 + captured]
         if len(frame) < captured:
             break  # QEMU was killed while it wrote
-        packets.append(replace(parse(frame), at=seconds + microseconds / 1e6))
+        packets.append(parse(frame, seconds + microseconds / 1e6))
         offset += 16 + captured
     return packets
 
@@ -68,8 +68,8 @@ class Writer:
         self._file.write(header + frame)
 
 
-def parse(frame):
-    return replace(_parse(frame), sender=frame[6:12].hex(":"))
+def parse(frame, at=0.0):
+    return replace(_parse(frame), sender=frame[6:12].hex(":"), at=at)
 
 
 def _parse(frame):

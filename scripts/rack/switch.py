@@ -15,11 +15,9 @@ import random
 import selectors
 import socket
 import struct
-import sys
 import time
 from dataclasses import asdict, dataclass
 from itertools import count
-from pathlib import Path
 
 from . import commands
 
@@ -54,15 +52,8 @@ class Switch:
         self.path = sockets / f"{name}.switch"
         """Where QEMU sends."""
         self._control = sockets / f"{name}.faults"
-        argv = [sys.executable, "-m", "rack.switch", "--tap", tap, "--own", self.path, "--machine", self.machine_path]
-        scripts = str(Path(__file__).resolve().parent.parent)
-        argv += ["--control", self._control]
-        self._process = commands.start(argv, log, namespace=network.namespace, env={"PYTHONPATH": scripts})
-        deadline = time.monotonic() + 30
-        while not self._control.exists():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise commands.LabError(f"the switch of {name} did not start:\n{Path(log).read_text(errors='replace')}")
-            time.sleep(0.02)
+        words = ["--tap", tap, "--own", self.path, "--machine", self.machine_path, "--control", self._control]
+        self._process = commands.start_module("switch", words, log, network.namespace, ready=self._control)
 
     def set(self, faults):
         """From now on; frames on their way keep their time."""

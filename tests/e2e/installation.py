@@ -86,7 +86,11 @@ BROADCAST = "10.77.0.255"
 def check_traffic(machine):
     """What was captured since the last power-on went to configured addresses only, and names were asked of the
     configured server only. The machine must be off."""
-    packets = pcap.read(machine.pcap)
+    check_packets(pcap.read(machine.pcap))
+
+
+def check_packets(packets):
+    """Of a machine that was installed: as `check_traffic` says."""
     own = {packet.source for packet in packets if packet.source in leases()}
     assert own, "the machine had no address"
     transfers = [p for p in packets if p.source == network.ADDRESS and p.protocol == pcap.TCP]

@@ -16,10 +16,6 @@ CONSOLE = "console=ttyS0,115200n8"
 WORST = Faults(loss=0.01, delay_ms=300, reorder=0.05, duplicate=0.05)
 
 
-def wait_for_agent(machine, after=0):
-    machine.wait_for_line(r"drophammer: phase network: start", timeout=300, after=after)
-
-
 def add_machine(rack, image, hostname="web-1"):
     """Behind a switch of its own; returns it and how to allocate it."""
     rack.add_image(IMAGE, image)
@@ -28,13 +24,17 @@ def add_machine(rack, image, hostname="web-1"):
     return machine, lambda: rack.allocate(machine, IMAGE, layout_id, hostname)
 
 
-def install_with(rack, image, faults):
+def power_on_with(machine, faults):
     """The firmware still has a good line: it is not ours."""
+    machine.power_on()
+    machine.wait_for_line(r"drophammer: phase network: start", timeout=300)
+    machine.switch.set(faults)
+
+
+def install_with(rack, image, faults):
     rack.start_anvil()
     machine, allocate = add_machine(rack, image)
-    machine.power_on()
-    wait_for_agent(machine)
-    machine.switch.set(faults)
+    power_on_with(machine, faults)
     rack.wait_for_event(machine, "Waiting")
     allocate()
     wait_for_system(machine, "web-1")
@@ -52,9 +52,7 @@ def test_a_line_that_loses_a_fifth_of_all_packets_installs(rack, busybox):
 def test_a_path_that_swallows_large_packets_is_told_with_the_remedy(rack):
     rack.start_anvil()
     machine = rack.add_machine(MachineOptions(switch=True))
-    machine.power_on()
-    wait_for_agent(machine)
-    machine.switch.set(Faults(mtu=1280))
+    power_on_with(machine, Faults(mtu=1280))
     machine.wait_for_line(r"drophammer: phase configure: not yet.*drophammer\.mtu=1280 helps", timeout=120)
     machine.switch.set(Faults())
     rack.wait_for_event(machine, "Waiting")
@@ -100,9 +98,7 @@ def test_a_waiting_machine_whose_address_changes_at_renewal_is_installed_with_th
 def test_a_dhcp_server_that_is_silent_for_three_minutes_is_waited_for(rack):
     rack.start_anvil()
     machine = rack.add_machine(MachineOptions(switch=True))
-    machine.power_on()
-    wait_for_agent(machine)
-    machine.switch.set(Faults(drop_udp_port=67))
+    power_on_with(machine, Faults(drop_udp_port=67))
     machine.wait_for_line(r"drophammer: .*(no answer|no DHCP|again)", timeout=120)
     time.sleep(180)
     machine.switch.set(Faults())
